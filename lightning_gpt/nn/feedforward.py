@@ -1,0 +1,56 @@
+"""Feed-forward layers, chosen by name. Shapes: x (B, T, C), hidden width F."""
+
+from collections.abc import Callable
+from functools import partial
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lightning_gpt.nn.config import GATED, GPTConfig
+
+
+def relu_squared(x: Tensor) -> Tensor:
+    """max(x, 0)^2 (Primer, So et al., 2021)."""
+    return F.relu(x).square()
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "gelu": F.gelu,
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+    "relu2": relu_squared,
+    "swiglu": F.silu,
+    "geglu": F.gelu,
+}
+
+
+class FeedForward(nn.Module):
+    """down(act(up(x))): C -> F -> C (Vaswani et al., 2017)."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.up = nn.Linear(config.n_embd, config.hidden_size, bias=config.bias)
+        self.down = nn.Linear(config.hidden_size, config.n_embd, bias=config.bias)
+        self.activation = ACTIVATIONS[config.feed_forward]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(self.activation(self.up(x)))
+
+
+class GatedFeedForward(nn.Module):
+    """down(act(gate(x)) * up(x)) (Shazeer, 2020); gate and up are one matrix, so that x is read once."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.gate_up = nn.Linear(config.n_embd, 2 * config.hidden_size, bias=config.bias)
+        self.down = nn.Linear(config.hidden_size, config.n_embd, bias=config.bias)
+        self.activation = ACTIVATIONS[config.feed_forward]
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, up = self.gate_up(x).chunk(2, dim=-1)
+        return self.down(self.activation(gate) * up)
+
+
+def build_feed_forward(config: GPTConfig) -> nn.Module:
+    """The feed-forward that the configuration names."""
+    return GatedFeedForward(config) if config.feed_forward in GATED else FeedForward(config)
