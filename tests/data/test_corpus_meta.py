@@ -32,7 +32,7 @@ def test_round_trip_and_paths(tmp_path):
 
 
 def test_missing_directory_and_foreign_directory(tmp_path):
-    with pytest.raises(ValueError, match="does not exist.*lightning-gpt prepare"):
+    with pytest.raises(ValueError, match=r"does not exist.*lightning-gpt prepare"):
         CorpusMeta.load(tmp_path / "none")
     with pytest.raises(ValueError, match=r"no meta\.json"):
         CorpusMeta.load(tmp_path)
