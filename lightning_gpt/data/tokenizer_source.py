@@ -46,15 +46,16 @@ class Recipe:
     """"char", "bpe", "wordpiece" or "unigram"."""
     vocab_size: int | None = None
 
-    def build(self, characters: Iterable[str], train_texts: Iterable[str]) -> Tokenizer:
+    def build(self, characters: Iterable[str], train_texts: Iterable[str], end_of_text: bool = False) -> Tokenizer:
         """Make the tokenizer.
 
         Args:
             characters: distinct characters of the whole corpus, for "char".
             train_texts: texts of the train split, for the schemes that learn.
+            end_of_text: give "char" the special token <|endoftext|> too; the others always have it.
         """
         if self.scheme == "char":
-            return char_tokenizer(characters)
+            return char_tokenizer(characters, end_of_text)
         assert self.vocab_size is not None
         return train_tokenizer(self.scheme, self.vocab_size, train_texts)
 
