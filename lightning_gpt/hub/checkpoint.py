@@ -1,0 +1,110 @@
+"""Lightning checkpoints of ours as networks: `checkpoint["lightning_gpt"]` describes what `state_dict` holds."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lightning_gpt.hub.network import network_from_state
+from lightning_gpt.nn import GPT, GPTConfig
+from lightning_gpt.text.tokenizer import Tokenizer
+
+CHECKPOINT_KEY = "lightning_gpt"
+NETWORK_PREFIX = "net."
+FORMAT = 1
+
+
+class _Placeholder:
+    """Stands in for Python objects of a checkpoint (settings, say): none is imported or run to read weights."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """The checkpoint's dictionary; tensors stay on disk until they are used.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: truncated, or not a checkpoint; the message says what the file is.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"{path} is a sharded checkpoint: save with FSDP's state_dict_type: full to use it outside")
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist")
+    with open(path, "rb") as file:
+        start = file.read(512)
+    if not start.startswith(b"PK\x03\x04"):
+        raise ValueError(f"{path} is no checkpoint: it {_what(start)}")
+    try:
+        foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        stubs = [(type("Placeholder", (_Placeholder,), {}), name) for name in foreign]
+        with torch.serialization.safe_globals(stubs):
+            content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+        raise ValueError(f"{path} is truncated or damaged ({str(error).splitlines()[0][:120]})") from None
+    except pickle.UnpicklingError as error:
+        reason = str(error).split("WeightsUnpickler error:")[-1].strip().splitlines()[0]
+        raise ValueError(f"{path} holds Python objects that cannot be read safely ({reason[:120]})") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}, not a checkpoint of lightning_gpt")
+    return content
+
+
+def load_checkpoint(
+    path: str | Path, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
+) -> tuple[GPT, Tokenizer]:
+    """The network (in evaluation mode) and tokenizer of a training checkpoint.
+
+    Raises:
+        FileNotFoundError, ValueError: as read_checkpoint, or another program's checkpoint.
+    """
+    content = read_checkpoint(path)
+    about = content.get(CHECKPOINT_KEY)
+    if not isinstance(about, dict) or "model" not in about:
+        raise ValueError(f"{path} {_whose(content)}, not a checkpoint of lightning_gpt")
+    if about.get("format", FORMAT) > FORMAT:
+        raise ValueError(f"{path} has checkpoint format {about['format']}, this version reads up to {FORMAT}: upgrade")
+    state = {
+        name.removeprefix(NETWORK_PREFIX).replace("_orig_mod.", ""): tensor
+        for name, tensor in content["state_dict"].items()
+        if name.startswith(NETWORK_PREFIX)
+    }
+    try:
+        config = GPTConfig.from_dict(about["model"])
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return network_from_state(config, state, str(path), dtype, device), Tokenizer.from_json(about["tokenizer"])
+
+
+def _what(start: bytes) -> str:
+    """What a file that is no zip archive seems to be."""
+    if not start:
+        return "is empty"
+    if start.startswith(b"GGUF"):
+        return "is a GGUF file: import the unquantized Hugging Face directory instead"
+    if start[8:10] in (b'{"', b"{ ") or start[8:9] == b"{":
+        return "is a safetensors file: name the directory that holds it and its config.json"
+    if start.startswith(b"version https://git-lfs"):
+        return "is a Git LFS pointer: run `git lfs pull` to have the file itself"
+    if start.lstrip()[:1] in (b"{", b"<"):
+        return "is text"
+    if start.startswith(b"\x80"):
+        return "is a pickle or a checkpoint of PyTorch before 1.6: such files can run code and are not loaded"
+    return "is not a file that torch.save wrote"
+
+
+def _whose(content: dict[str, Any]) -> str:
+    """Who seems to have written a checkpoint."""
+    if "model_args" in content:
+        return "is a nanoGPT checkpoint"
+    if "pytorch-lightning_version" in content:
+        return "is a Lightning checkpoint of another program"
+    if content and all(isinstance(value, torch.Tensor) for value in content.values()):
+        return "is a bare state_dict without configuration"
+    return f"is a torch file with the keys {', '.join(map(str, list(content)[:4]))}"

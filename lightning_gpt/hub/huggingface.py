@@ -1,0 +1,115 @@
+"""Directories in the format of Hugging Face transformers: config.json and (sharded) safetensors."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from lightning_gpt.hub.family import Family, import_tensors
+from lightning_gpt.hub.gpt2 import GPT2
+from lightning_gpt.hub.llama import LLAMA, QWEN3
+from lightning_gpt.hub.network import network_from_state
+from lightning_gpt.nn import GPT, GPTConfig
+
+FAMILIES: dict[str, Family] = {family.model_type: family for family in (GPT2, LLAMA, QWEN3)}
+OWN_TYPE = "lightning_gpt"
+"""model_type of networks that no class of transformers can hold, and the key of config.json with our own fields."""
+
+
+def family_of(config: GPTConfig) -> Family | None:
+    """The Hugging Face architecture that computes the same function, or None."""
+    return next((family for family in FAMILIES.values() if not family.obstacles(config)), None)
+
+
+def obstacles(config: GPTConfig) -> list[str]:
+    """Fields without counterpart, as `field=value`, in the architecture that lacks the fewest; [] when one has all."""
+    return min((family.obstacles(config) for family in FAMILIES.values()), key=len)
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    """config.json of a model directory.
+
+    Raises:
+        ValueError: no JSON object.
+    """
+    path = directory / "config.json"
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not valid JSON ({error}): restore it or export the model again") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} is not a JSON object")
+    return values
+
+
+def read_tensors(directory: Path) -> dict[str, Tensor]:
+    """All tensors of model.safetensors, or of the shards that model.safetensors.index.json names.
+
+    Raises:
+        FileNotFoundError: no weights, or a shard is gone.
+        ValueError: a damaged file, by name.
+    """
+    index, single = directory / "model.safetensors.index.json", directory / "model.safetensors"
+    if single.exists():
+        files = [single]
+    elif index.exists():
+        try:
+            names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+        except (json.JSONDecodeError, KeyError, AttributeError):
+            raise ValueError(f"{index} is damaged: it has no weight_map") from None
+        files = [directory / name for name in sorted(set(names))]
+    else:
+        hint = ""
+        if (directory / "pytorch_model.bin").exists():
+            hint = ": pytorch_model.bin can run code when loaded, convert it to safetensors with transformers first"
+        raise FileNotFoundError(f"{directory} has no model.safetensors{hint}")
+    tensors: dict[str, Tensor] = {}
+    for file in files:
+        if not file.exists():
+            raise FileNotFoundError(f"{file} is missing, but {index.name} names it: copy all shards")
+        try:
+            tensors |= load_file(file)
+        except SafetensorError as error:
+            raise ValueError(f"{file} is truncated or not a safetensors file ({error})") from None
+    return tensors
+
+
+def load_huggingface(directory: Path, dtype: torch.dtype | None = None, device: torch.device | str = "cpu") -> GPT:
+    """The network of a directory that this program or transformers wrote.
+
+    A directory of ours also carries our own fields, so that what its architecture spells differently (an absent bias
+    is a zero bias there) comes back as it was.
+
+    Raises:
+        FileNotFoundError, ValueError: missing or damaged files, an architecture or setting that we lack.
+    """
+    values = read_config(directory)
+    kind = values.get("model_type")
+    own = values.get(OWN_TYPE)
+    try:
+        if kind == OWN_TYPE:
+            if not isinstance(own, dict):
+                raise ValueError(f"the key {OWN_TYPE!r} is missing")
+            return network_from_state(GPTConfig.from_dict(own), read_tensors(directory), str(directory), dtype, device)
+        if kind not in FAMILIES:
+            raise ValueError(f"model_type={kind!r} is not supported: {', '.join([*FAMILIES, OWN_TYPE])} are")
+        family = FAMILIES[kind]
+        if values.get("quantization_config"):
+            raise ValueError("quantized weights are not supported: save the model unquantized first")
+        config = _own_config(family, values) or family.from_config(values)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{directory / 'config.json'}: {error}") from None
+    state = import_tensors(family, config, read_tensors(directory), str(directory))
+    return network_from_state(config, state, str(directory), dtype, device)
+
+
+def _own_config(family: Family, values: dict[str, Any]) -> GPTConfig | None:
+    """Our fields of a config.json, unless there are none or another program has changed the network since."""
+    if not isinstance(values.get(OWN_TYPE), dict):
+        return None
+    config = GPTConfig.from_dict(values[OWN_TYPE])
+    return config if all(values.get(key, value) == value for key, value in family.to_config(config).items()) else None

@@ -1,0 +1,171 @@
+"""The model directory, the one artifact after training: config.json, model.safetensors, tokenizer.json and friends.
+
+Where transformers has a class that computes the same function, the directory is that class's format and
+AutoModelForCausalLM.from_pretrained and AutoTokenizer.from_pretrained read it; otherwise config.json says
+"model_type": "lightning_gpt" and the tensors keep our names.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from lightning_gpt.hub.family import export_tensors
+from lightning_gpt.hub.huggingface import OWN_TYPE, family_of, load_huggingface
+from lightning_gpt.nn import GPT
+from lightning_gpt.text.tokenizer import Tokenizer
+
+TORCH_NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
+
+
+def save_model(
+    directory: str | Path,
+    net: GPT,
+    tokenizer: Tokenizer | None,
+    generation: dict[str, Any] | None = None,
+    dtype: torch.dtype | None = None,
+) -> str:
+    """Writes a model directory as a whole: it appears complete or not at all.
+
+    Args:
+        directory: where; an older model directory there is replaced, anything else is refused.
+        net: the network.
+        tokenizer: its tokenizer; None leaves it out (weights for someone who has it).
+        generation: fields of generation_config.json, such as temperature.
+        dtype: of the stored weights; None = as they are.
+
+    Returns:
+        model_type: "gpt2", "llama", "qwen3" when transformers reads it, else "lightning_gpt".
+
+    Raises:
+        ValueError: the directory holds something else, or the tokenizer has more ids than the network.
+    """
+    directory = Path(directory)
+    config = net.config
+    if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
+        raise ValueError(
+            f"the tokenizer has {tokenizer.vocab_size} ids, but the network's vocab_size={config.vocab_size}: "
+            "they do not belong together"
+        )
+    if directory.exists() and not (directory / "config.json").exists() and any(directory.iterdir()):
+        raise ValueError(f"{directory} exists and is no model directory: choose another place")
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
+    try:
+        model_type = _write(temporary, net, tokenizer, generation or {}, dtype)
+        temporary.chmod(0o755)  # mkdtemp lets only the owner in
+        _replace(temporary, directory)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return model_type
+
+
+def load_model(
+    directory: str | Path, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
+) -> tuple[GPT, Tokenizer | None]:
+    """The network (in evaluation mode) and tokenizer of a directory that this program or transformers wrote.
+
+    Args:
+        directory: with config.json.
+        dtype: of the parameters; None = as stored.
+        device: where they go.
+
+    Returns:
+        The tokenizer is None when the directory has none.
+
+    Raises:
+        FileNotFoundError, ValueError: missing, damaged or unsupported, naming the file.
+    """
+    directory = Path(directory)
+    if not (directory / "config.json").exists():
+        raise FileNotFoundError(f"{directory} is no model directory: it has no config.json")
+    net = load_huggingface(directory, dtype, device)
+    return net, load_tokenizer(directory)
+
+
+def load_tokenizer(directory: Path) -> Tokenizer | None:
+    """tokenizer.json of a directory; older files (vocab.json, tokenizer.model) are converted by transformers.
+
+    Raises:
+        ValueError: damaged, or of a kind that needs transformers where that is not installed.
+    """
+    path = directory / "tokenizer.json"
+    if path.exists():
+        try:
+            return Tokenizer.from_json(path.read_text(encoding="utf-8"))
+        except (ValueError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path}: {error}") from None
+    old = next((name for name in ("vocab.json", "tokenizer.model") if (directory / name).exists()), None)
+    if old is None:
+        return None
+    try:
+        from transformers import AutoTokenizer
+    except ImportError:
+        raise ValueError(
+            f"{directory} has {old} instead of tokenizer.json: `pip install transformers` to have it converted"
+        ) from None
+    return Tokenizer.from_json(AutoTokenizer.from_pretrained(directory).backend_tokenizer.to_str())
+
+
+def _write(
+    directory: Path, net: GPT, tokenizer: Tokenizer | None, generation: dict[str, Any], dtype: torch.dtype | None
+) -> str:
+    config, state = net.config, net.state_dict()
+    dtype = dtype or net.token_embedding.weight.dtype
+    family = family_of(config)
+    if family is not None:
+        model_type, architecture, values = family.model_type, family.architecture, family.to_config(config)
+        tensors = export_tensors(family, config, state)
+    else:
+        model_type, architecture, values = OWN_TYPE, "GPT", {"vocab_size": config.vocab_size}
+        tied = config.tie_embeddings
+        tensors = {n: t.detach().cpu().contiguous() for n, t in state.items() if not (tied and n == "head.weight")}
+    special = {f"{name}_token_id": getattr(tokenizer, f"{name}_id", None) for name in ("bos", "eos", "pad")}
+    # transformers 4 reads torch_dtype, 5 reads dtype
+    stored = {"dtype": TORCH_NAMES[dtype], "torch_dtype": TORCH_NAMES[dtype]}
+    head = {"architectures": [architecture], "model_type": model_type}
+    _write_json(directory / "config.json", head | values | special | stored | {OWN_TYPE: config.to_dict()})
+    _write_json(directory / "generation_config.json", {k: v for k, v in special.items() if v is not None} | generation)
+    tensors = {name: tensor.to(dtype) for name, tensor in tensors.items()}
+    save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+    if tokenizer is not None:
+        (directory / "tokenizer.json").write_text(tokenizer.to_json(), encoding="utf-8")
+        _write_json(directory / "tokenizer_config.json", _tokenizer_config(tokenizer, config.block_size))
+    return model_type
+
+
+def _tokenizer_config(tokenizer: Tokenizer, block_size: int) -> dict[str, Any]:
+    """What AutoTokenizer needs beside tokenizer.json: the generic class, and which token plays which part."""
+    names = {index: name for name, index in tokenizer.special_tokens.items()}
+    values = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": block_size,
+        "clean_up_tokenization_spaces": False,
+    }
+    for part in ("bos", "eos", "pad", "unk"):
+        index = getattr(tokenizer, f"{part}_id", None)
+        if index is not None:
+            values[f"{part}_token"] = names[index]
+    return values
+
+
+def _write_json(path: Path, values: dict[str, Any]) -> None:
+    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _replace(new: Path, directory: Path) -> None:
+    """Puts `new` in the place of `directory`; a crash in between leaves the old one under a visible name."""
+    if not directory.exists():
+        os.rename(new, directory)
+        return
+    old = directory.with_name(directory.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    os.rename(directory, old)
+    os.rename(new, directory)
+    shutil.rmtree(old)

@@ -1,0 +1,81 @@
+"""One way in: a checkpoint, a model directory, a run directory or a name on the hub."""
+
+import re
+from pathlib import Path
+
+import torch
+
+from lightning_gpt.hub.checkpoint import load_checkpoint
+from lightning_gpt.hub.model_directory import load_model
+from lightning_gpt.nn import GPT
+from lightning_gpt.text.tokenizer import Tokenizer
+
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+
+
+def open_model(
+    path_or_name: str | Path, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
+) -> tuple[GPT, Tokenizer | None]:
+    """The network (in evaluation mode) and tokenizer of
+
+    - a checkpoint file of `lightning-gpt fit`,
+    - a model directory of ours or of transformers,
+    - a run directory: the best checkpoint under it, else the last,
+    - a name on the Hugging Face hub, such as openai-community/gpt2.
+
+    Args:
+        path_or_name: which; an existing path is never taken for a name.
+        dtype: of the parameters; None = as stored.
+        device: where they go.
+
+    Raises:
+        FileNotFoundError, ValueError: one line that names the file and what it is.
+    """
+    path = Path(path_or_name)
+    if path.is_dir():
+        if (path / "config.json").exists():
+            return load_model(path, dtype, device)
+        return load_checkpoint(find_checkpoint(path), dtype, device)
+    if path.exists():
+        if path.name in ("config.json", "model.safetensors"):
+            return load_model(path.parent, dtype, device)
+        return load_checkpoint(path, dtype, device)
+    return load_model(locate(path_or_name), dtype, device)
+
+
+def find_checkpoint(run: Path) -> Path:
+    """The newest best*.ckpt under a run directory, else the newest last*.ckpt, else the newest of all.
+
+    Raises:
+        FileNotFoundError: none.
+    """
+    found = sorted(run.rglob("*.ckpt"), key=lambda path: path.stat().st_mtime, reverse=True)
+    if not found:
+        raise FileNotFoundError(f"{run} holds neither config.json (a model directory) nor a *.ckpt (a run directory)")
+    for start in ("best", "last"):
+        for path in found:
+            if path.name.startswith(start):
+                return path
+    return found[0]
+
+
+def locate(name: str | Path) -> Path:
+    """Directory with the files of a hub name, downloaded when they are not in the local cache.
+
+    Raises:
+        FileNotFoundError: neither a path nor a reachable name.
+    """
+    text = str(name)
+    if not HUB_NAME.fullmatch(text) or text.endswith((".ckpt", ".pt", ".pth", ".bin", ".safetensors")):
+        raise FileNotFoundError(f"{text} does not exist")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.utils import disable_progress_bars
+
+    disable_progress_bars()
+    try:
+        return Path(snapshot_download(text, allow_patterns=["*.json", "*.safetensors", "*.txt", "tokenizer.model"]))
+    except Exception as error:
+        why = type(error).__name__
+        raise FileNotFoundError(
+            f"{text} is neither a file or directory here nor a model that the Hugging Face hub gave ({why})"
+        ) from None
