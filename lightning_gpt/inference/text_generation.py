@@ -1,0 +1,95 @@
+"""Prompts as text in, text out, piece by piece."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import tokenizers
+
+from lightning_gpt.inference.generation import Generation, Overflow, row_generators
+from lightning_gpt.inference.sampling import SamplingConfig
+from lightning_gpt.inference.streaming import StopMatcher, StreamDecoder
+from lightning_gpt.nn import GPT
+from lightning_gpt.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class TextPiece:
+    """A little more text of one row."""
+
+    row: int
+    text: str
+    tokens: int
+    """New tokens of the row so far."""
+    finish: Literal["eos", "stop", "length"] | None = None
+    """Why the row ended, on its last piece: end-of-text token, stop string, or max_new_tokens."""
+
+
+def prompt_ids(tokenizer: Tokenizer, text: str, vocab_size: int) -> list[int]:
+    """Ids of a prompt, behind the token that the tokenizer's own template puts first (LLaMA's <s>, say).
+
+    An empty prompt becomes one token: end-of-text where there is one, as between documents in training, else a
+    line break, else id 0.
+    """
+    template = tokenizers.Tokenizer.from_str(tokenizer.to_json()).encode("", add_special_tokens=True).ids
+    prefix = template[:1] if template and template[0] == tokenizer.bos_id else []
+    ids = prefix + tokenizer.encode(text)
+    if ids:
+        return ids
+    first = tokenizer.eos_id if tokenizer.eos_id is not None else tokenizer.bos_id
+    if first is not None and first < vocab_size:
+        return [first]
+    try:
+        return tokenizer.encode("\n")[:1] or [0]
+    except ValueError:  # a character vocabulary without line break
+        return [0]
+
+
+def generate_text(
+    net: GPT,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    max_new_tokens: int,
+    sampling: SamplingConfig | None = None,
+    stop: Sequence[str] = (),
+    seed: int = 0,
+    overflow: Overflow = "slide",
+) -> Iterator[TextPiece]:
+    """Continues texts as one ragged batch.
+
+    Args:
+        net: the network, in evaluation mode.
+        tokenizer: its tokenizer; its eos_id ends a row and is not written.
+        prompts: texts, continued side by side.
+        max_new_tokens: per row.
+        sampling: how tokens are drawn.
+        stop: a row ends before any of these strings.
+        seed: row r draws from the seed + r, so its text does not depend on the rows beside it.
+        overflow: see Generation.
+
+    Raises:
+        ValueError: a prompt that the tokenizer cannot write or that does not fit.
+    """
+    ids = [prompt_ids(tokenizer, prompt, net.config.vocab_size) for prompt in prompts]
+    eos = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
+    generators = row_generators(seed, len(ids), net.token_embedding.weight.device)
+    limit = min(tokenizer.vocab_size, net.config.vocab_size)
+    steps = Generation(net, ids, max_new_tokens, sampling, eos, generators, overflow, limit)
+    decoders = [StreamDecoder(tokenizer, row) for row in ids]
+    matchers = [StopMatcher(stop) for _ in ids]
+    counts = [0] * len(ids)
+    for step in steps:
+        for row, token in step:
+            counts[row] += 1
+            ended = token in eos
+            text = matchers[row].push("" if ended else decoders[row].push(token))
+            finish = None
+            if matchers[row].stopped:
+                steps.stop(row)
+                finish = "stop"
+            elif ended or counts[row] == max_new_tokens:
+                text += matchers[row].push(decoders[row].finish())
+                finish = "stop" if matchers[row].stopped else ("eos" if ended else "length")
+                text += matchers[row].finish()
+            if text or finish:
+                yield TextPiece(row, text, counts[row], finish)

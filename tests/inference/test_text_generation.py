@@ -1,0 +1,67 @@
+import torch
+
+from lightning_gpt.inference import SamplingConfig, generate_text
+from lightning_gpt.inference.text_generation import prompt_ids
+from lightning_gpt.text.byte import byte_tokenizer
+from lightning_gpt.text.char import char_tokenizer
+
+TOKENIZER = byte_tokenizer(end_of_text=True)
+HOT = SamplingConfig(temperature=2.0)
+
+
+def texts(net, prompts, **options):
+    out, finish = [""] * len(prompts), [None] * len(prompts)
+    for piece in generate_text(net, TOKENIZER, prompts, **({"max_new_tokens": 40, "sampling": HOT} | options)):
+        assert finish[piece.row] is None
+        out[piece.row] += piece.text
+        finish[piece.row] = piece.finish
+    return out, finish
+
+
+def test_a_batch_of_texts_equals_each_alone(net):
+    prompts = ["", "To be", "é"]
+    out, finish = texts(net, prompts, seed=5)
+    for row, prompt in enumerate(prompts):
+        assert texts(net, [prompt], seed=5 + row) == ([out[row]], [finish[row]])
+    assert texts(net, prompts, seed=6)[0] != out
+
+
+def test_stop_strings_end_a_row_and_stay_out(net):
+    (whole,), _ = texts(net, ["To be"], seed=1)
+    place = len(whole) // 2
+    stop = whole[place : place + 2]
+    (cut,), (finish,) = texts(net, ["To be"], seed=1, stop=[stop])
+    assert finish == "stop"
+    assert cut == whole[: whole.index(stop)]
+
+
+def test_end_of_text_ends_a_row_and_is_not_written(net):
+    with torch.no_grad():
+        net.head.weight[TOKENIZER.eos_id] *= 1.5
+    seen = {}
+    for seed in range(30):
+        (text,), (finish,) = texts(net, ["To be"], seed=seed)
+        seen[finish] = text
+        assert "<|endoftext|>" not in text
+    assert {"eos", "length"} <= seen.keys()
+
+
+def test_prompts_start_as_in_training():
+    assert prompt_ids(TOKENIZER, "", 257) == [TOKENIZER.eos_id]
+    assert prompt_ids(TOKENIZER, "a", 257) == [97]
+    assert prompt_ids(char_tokenizer("ab\n"), "", 3) == [0]
+    assert prompt_ids(char_tokenizer("ab"), "", 2) == [0]
+
+
+def test_a_template_with_a_first_token_is_followed():
+    import tokenizers
+    from tokenizers import processors
+
+    from lightning_gpt.text.tokenizer import Tokenizer
+
+    backend = tokenizers.Tokenizer.from_str(byte_tokenizer().to_json())
+    backend.add_special_tokens(["<s>"])
+    backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 256)])
+    tokenizer = Tokenizer(backend)
+    assert prompt_ids(tokenizer, "a", 257) == [256, 97]
+    assert prompt_ids(tokenizer, "", 257) == [256]
