@@ -1,0 +1,40 @@
+"""`lightning-gpt export` and `import`: between training checkpoints, model directories and Hugging Face models."""
+
+from typing import Literal
+
+
+def export_command(model: str, out: str, dtype: Literal["stored", "float32", "bfloat16", "float16"] = "stored") -> None:
+    """Write a checkpoint or run as a model directory, in Hugging Face format where one exists.
+
+    Args:
+        model: checkpoint file, run directory (its best checkpoint) or model directory.
+        out: directory to write; an older model directory there is replaced.
+        dtype: of the stored weights.
+    """
+    import torch
+
+    from lightning_gpt.hub import obstacles, open_model, save_model
+
+    net, tokenizer = open_model(model)
+    model_type = save_model(out, net, tokenizer, dtype=None if dtype == "stored" else getattr(torch, dtype))
+    print(f"{model} -> {out} ({sum(p.numel() for p in net.parameters()):,} parameters, model_type {model_type})")
+    if model_type != "lightning_gpt":
+        print(f"transformers reads it: AutoModelForCausalLM.from_pretrained({out!r})")
+    else:
+        print(f"transformers has no class for {', '.join(obstacles(net.config))}: lightning-gpt alone reads it")
+
+
+def import_command(model: str, out: str) -> None:
+    """Bring a Hugging Face model (GPT-2, LLaMA) into a model directory, checked tensor by tensor.
+
+    Args:
+        model: directory that transformers wrote, or a name on the Hugging Face hub.
+        out: directory to write; an older model directory there is replaced.
+    """
+    from lightning_gpt.hub import open_model, save_model
+
+    net, tokenizer = open_model(model)
+    save_model(out, net, tokenizer)
+    print(f"{model} -> {out} ({sum(p.numel() for p in net.parameters()):,} parameters)")
+    if tokenizer is None:
+        print("it has no tokenizer: put tokenizer.json into the directory to generate text")

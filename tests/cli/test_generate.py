@@ -1,0 +1,92 @@
+import io
+import json
+
+import pytest
+import torch
+
+from lightning_gpt.cli.generate import generate_command
+from lightning_gpt.cli.transfer import export_command, import_command
+from lightning_gpt.hub import load_model, save_model
+from lightning_gpt.nn import GPT, GPTConfig
+from lightning_gpt.text.byte import byte_tokenizer
+
+SHAPE = {"vocab_size": 257, "block_size": 24, "n_layer": 1, "n_head": 2, "n_embd": 16}
+
+
+@pytest.fixture
+def model(tmp_path):
+    torch.manual_seed(0)
+    save_model(tmp_path / "model", GPT(GPTConfig(**SHAPE)), byte_tokenizer(end_of_text=True))
+    return str(tmp_path / "model")
+
+
+def test_streamed_and_collected_text_are_the_same(model, capsys):
+    generate_command(model, "To be", max_new_tokens=30)
+    streamed = capsys.readouterr().out
+    assert streamed.startswith("To be")
+    generate_command(model, ["To be"], max_new_tokens=30, json=True)
+    (line,) = capsys.readouterr().out.splitlines()
+    about = json.loads(line)
+    assert about["prompt"] + about["text"] + "\n" == streamed
+    assert about["tokens"] <= 30
+
+
+def test_standard_input_is_a_prompt(model, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("from stdin"))
+    generate_command(model, "-", max_new_tokens=3)
+    assert capsys.readouterr().out.startswith("from stdin")
+
+
+def test_a_file_of_prompts_gives_one_line_each(model, capsys, tmp_path):
+    (tmp_path / "prompts.txt").write_text("one\n\nthree and more\n", encoding="utf-8")
+    generate_command(model, prompt_file=str(tmp_path / "prompts.txt"), max_new_tokens=5, num_samples=2, json=True)
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["prompt"] for line in lines] == ["one", "one", "", "", "three and more", "three and more"]
+    assert lines[0]["text"] != lines[1]["text"]
+
+
+def test_several_samples_are_set_apart(model, capsys):
+    generate_command(model, "To be", max_new_tokens=5, num_samples=2)
+    out = capsys.readouterr().out
+    assert "--- 1 of 2 (length) ---\nTo be" in out
+    assert "--- 2 of 2 (length) ---\nTo be" in out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"prompt": "a", "prompt_file": "b"}, "exclude each other"),
+        ({"prompt_file": "/nowhere/prompts.txt"}, "does not exist"),
+        ({"num_samples": 0}, "num_samples=0"),
+        ({"max_new_tokens": 0}, "max_new_tokens=0"),
+        ({"temperature": -1.0}, "temperature=-1.0"),
+        ({"prompt": "x" * 30, "overflow": "refuse"}, "exceed block_size=24"),
+        ({"device": "nonsense"}, "device='nonsense'"),
+        ({"dtype": "float16", "device": "cpu"}, "dtype=float16"),
+    ],
+)
+def test_bad_input_is_one_line(model, options, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message) as error:
+        generate_command(model, **options)
+    assert "\n" not in str(error.value)
+
+
+def test_a_model_without_tokenizer_says_so(tmp_path):
+    save_model(tmp_path / "bare", GPT(GPTConfig(**SHAPE)), None)
+    with pytest.raises(ValueError, match=r"no tokenizer\.json"):
+        generate_command(str(tmp_path / "bare"))
+
+
+def test_export_says_who_can_read_it(model, tmp_path, capsys):
+    export_command(model, str(tmp_path / "out"), dtype="bfloat16")
+    assert "AutoModelForCausalLM" in capsys.readouterr().out
+    assert load_model(tmp_path / "out")[0].head.weight.dtype == torch.bfloat16
+    save_model(tmp_path / "own", GPT(GPTConfig(**SHAPE, logit_softcap=9.0)), byte_tokenizer())
+    export_command(str(tmp_path / "own"), str(tmp_path / "out"))
+    assert "transformers has no class for logit_softcap=9" in capsys.readouterr().out
+
+
+def test_import(model, tmp_path, capsys):
+    import_command(model, str(tmp_path / "imported"))
+    assert "parameters" in capsys.readouterr().out
+    assert load_model(tmp_path / "imported")[0].config == load_model(model)[0].config
