@@ -1,0 +1,23 @@
+"""What the Trainer calls beside the task: metrics, checkpoints, samples, pictures."""
+
+from lightning_gpt.callbacks.checkpoints import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint, RandomState
+from lightning_gpt.callbacks.graceful_stop import GracefulStop, Interrupted
+from lightning_gpt.callbacks.jsonl_logger import JsonlLogger
+from lightning_gpt.callbacks.loss_curve import LossCurve
+from lightning_gpt.callbacks.progress import Progress
+from lightning_gpt.callbacks.samples import Samples
+from lightning_gpt.callbacks.training_metrics import TrainingMetrics
+
+__all__ = [
+    "AtomicCheckpointIO",
+    "BestCheckpoint",
+    "GracefulStop",
+    "Interrupted",
+    "JsonlLogger",
+    "LastCheckpoint",
+    "LossCurve",
+    "Progress",
+    "RandomState",
+    "Samples",
+    "TrainingMetrics",
+]

@@ -1,0 +1,111 @@
+"""`lightning-gpt`: one line a verb, and a verb's imports only when it is called."""
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+VERBS: dict[str, tuple[str, str, str]] = {
+    "prepare": ("prepare", "prepare_command", "text to token shards: a named corpus, a file, a folder, a hub dataset"),
+    "fit": ("training", "", "train: -c configs/<topic>.yaml -c configs/trainer/<machine>.yaml"),
+    "validate": ("training", "", "measure the validation loss of a checkpoint"),
+    "test": ("training", "", "as validate, under test/ names"),
+    "predict": ("training", "", "run a task's predict_step over its data"),
+    "generate": ("generate", "generate_command", "continue prompts with a checkpoint or model directory"),
+    "export": ("transfer", "export_command", "checkpoint or run to a model directory that transformers can load"),
+    "import": ("transfer", "import_command", "Hugging Face directory or hub name to a model directory of ours"),
+    "baseline": ("baseline", "baseline_command", "unigram and bigram losses of a prepared corpus, to compare with"),
+    "experiment": ("experiment", "experiment_command", "run a controlled experiment from its YAML, write its report"),
+}
+"""verb -> module of this package, function in it (none: Lightning's own command line), help line."""
+
+
+class BadInput(SystemExit):
+    """A mistake of the caller: one line on stderr, exit status 2."""
+
+    def __init__(self, message: str, status: int = 2) -> None:
+        print(f"lightning-gpt: error: {message}", file=sys.stderr)
+        super().__init__(status)
+
+
+def help_text() -> str:
+    """What `lightning-gpt --help` prints."""
+    width = max(map(len, VERBS))
+    lines = [f"  {verb:<{width}}  {line}" for verb, (_, _, line) in VERBS.items()]
+    return "\n".join(
+        [
+            "usage: lightning-gpt VERB ...   (lightning-gpt VERB --help explains one)",
+            "",
+            "A GPT through its whole life on one code base.",
+            "",
+            *lines,
+            "",
+            "LIGHTNING_GPT_TRACEBACK=1 shows the whole traceback of an error.",
+        ]
+    )
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Entry point.
+
+    Args:
+        args: command line without the program's name; None = sys.argv.
+
+    Raises:
+        SystemExit: 0 done, 2 bad input, 1 a run failed, 128 + n stopped by signal n.
+    """
+    args = list(sys.argv[1:] if args is None else args)
+    if not args or args[0] in ("-h", "--help", "help"):
+        print(help_text())
+        return
+    if args[0] == "--version":
+        from lightning_gpt import __version__
+
+        print(__version__)
+        return
+    verb = args[0]
+    if verb not in VERBS:
+        import difflib
+
+        near = difflib.get_close_matches(verb, VERBS, n=1)
+        hint = f", did you mean {near[0]!r}?" if near else ""
+        raise BadInput(f"unknown verb {verb!r}{hint} (see lightning-gpt --help)")
+    module, function, _ = VERBS[verb]
+    try:
+        _run(verb, module, function, args[1:])
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader has gone: nothing to say, nobody to say it to
+        raise SystemExit(141) from None
+    except Exception as error:
+        if os.environ.get("LIGHTNING_GPT_TRACEBACK") or not is_expected(error):
+            raise
+        raise BadInput(one_line(error), status=1 if isinstance(error, RuntimeError) else 2) from None
+
+
+def is_expected(error: BaseException) -> bool:
+    """Whether an error speaks to the user (its message says all), as opposed to a bug of ours."""
+    names = {cls.__name__ for cls in type(error).__mro__}
+    return bool(names & {"ValueError", "OSError", "NonFiniteError", "MisconfigurationException", "ImportError"})
+
+
+def one_line(error: BaseException) -> str:
+    """The message without line breaks."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _run(verb: str, module: str, function: str, args: list[str]) -> None:
+    from lightning_gpt.cli.allocator import keep_freed_memory
+
+    keep_freed_memory()
+    home = importlib.import_module(f"lightning_gpt.cli.{module}")
+    if not function:
+        home.run_training(verb, args)
+        return
+    from jsonargparse import auto_cli
+
+    from lightning_gpt.cli.parsing import ClearErrorParser
+
+    sys.argv[0] = "lightning-gpt"
+    auto_cli(getattr(home, function), args=args, prog=f"lightning-gpt {verb}", parser_class=ClearErrorParser)

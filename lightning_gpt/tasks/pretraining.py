@@ -1,0 +1,144 @@
+"""Pretraining: next-token prediction on a stream of tokens."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_gpt.nn import GPT, GPTConfig
+from lightning_gpt.nn.flops import training_flops_per_token
+from lightning_gpt.optim import AdamW, Cosine, OptimizerSpec, ScheduleSpec
+from lightning_gpt.tasks.base import CHECKPOINT_KEY, Task
+
+
+class Pretraining(Task):
+    """Trains a GPT on next-token prediction (Radford et al., 2019) over the batches of TokenData.
+
+    Args:
+        config: the network. vocab_size and block_size are taken from the data.
+        optimizer: what updates the weights.
+        schedule: factor on the learning rates by optimizer step.
+        compile: compile the loss with torch.compile: a slow first step, faster ones after.
+        activation_checkpointing: 0 = off; n = every n-th block is recomputed in the backward pass to save memory.
+        init_from: model directory or checkpoint whose weights to start from; its shape replaces `config`.
+    """
+
+    def __init__(
+        self,
+        config: GPTConfig,
+        optimizer: OptimizerSpec | None = None,
+        schedule: ScheduleSpec | None = None,
+        compile: bool = False,
+        activation_checkpointing: int = 0,
+        init_from: str | None = None,
+    ) -> None:
+        super().__init__(optimizer or AdamW(), schedule or Cosine())
+        if activation_checkpointing < 0:
+            raise ValueError(f"activation_checkpointing={activation_checkpointing} must be 0 (off) or a positive count")
+        self.save_hyperparameters(ignore=["optimizer", "schedule"])
+        self.config = config
+        self.compile_loss = compile
+        self.checkpoint_every = activation_checkpointing
+        self.init_from = init_from
+        self.loss_function = None
+        self._validation = torch.zeros(2, dtype=torch.float64)
+
+    def configure_model(self) -> None:
+        """Builds the network once, on the strategy's device and in its precision."""
+        if hasattr(self, "net"):
+            return
+        if self.init_from is None:
+            self.net = GPT(self.config)
+        else:
+            self.net = self._initial_network(self.init_from)
+        self.net.checkpoint_every = self.checkpoint_every
+        # Compiled as a function, so that parameter names stay what they are in every checkpoint.
+        self.loss_function = torch.compile(self.net.loss) if self.compile_loss else self.net.loss
+
+    def _initial_network(self, path: str) -> GPT:
+        """The network at `path`, refused when the data's tokens mean something else to it."""
+        from lightning_gpt.hub import open_model
+
+        net, tokenizer = open_model(path)
+        ours = self.trainer.datamodule.tokenizer
+        if tokenizer is not None and tokenizer.fingerprint != ours.fingerprint:
+            raise ValueError(
+                f"model.init_from={path} has another tokenizer ({tokenizer.scheme}) than the data ({ours.scheme}): "
+                "prepare the data again with --tokenizer pointing at that model"
+            )
+        if self.config.block_size > net.config.block_size:
+            raise ValueError(
+                f"data.block_size={self.config.block_size} is larger than the model's block_size="
+                f"{net.config.block_size} ({path}): set data.block_size to at most that"
+            )
+        self.config = net.config
+        return net
+
+    @property
+    def training_flops_per_token(self) -> float:
+        """Forward and backward, analytic (nn/flops.py)."""
+        return training_flops_per_token(self.config, self.trainer.datamodule.block_size)
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """Mean loss of one micro-batch: input_ids and targets (B, T)."""
+        targets = batch["targets"]
+        loss_sum, count = self.loss_function(batch["input_ids"], targets, batch.get("document_ids"))
+        self.tokens_seen += targets.numel() * self.trainer.world_size
+        return self.mean_loss(loss_sum, count, targets.numel())
+
+    def on_validation_epoch_start(self) -> None:
+        """Forgets the sums of the last pass."""
+        self._validation = torch.zeros(2, dtype=torch.float64, device=self.device)
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Adds one batch to the sums. Never compiled: its last batch may have another shape."""
+        loss_sum, count = self.net.loss(batch["input_ids"], batch["targets"], batch.get("document_ids"))
+        self._validation += torch.stack((loss_sum.double(), count.double()))
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs the exact mean over every validation token: val/loss (nats), val/perplexity, val/bits_per_byte."""
+        total = self._validation
+        if self.trainer.world_size > 1:
+            torch.distributed.all_reduce(total)
+        loss = (total[0] / total[1].clamp(min=1)).item()
+        metrics = {"val/loss": loss, "val/perplexity": math.exp(min(loss, 700.0))}
+        bytes_per_token = getattr(self.trainer.datamodule, "bytes_per_token", None)
+        if bytes_per_token:
+            metrics["val/bits_per_byte"] = loss / math.log(2) / bytes_per_token
+        self.log_dict(metrics)
+
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """As validation."""
+        self.validation_step(batch, batch_idx)
+
+    on_test_epoch_start = on_validation_epoch_start
+
+    def on_test_epoch_end(self) -> None:
+        """As validation; the test loader is the validation split's."""
+        self.on_validation_epoch_end()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds the network's description and the tokenizer: the file can be used without its YAML."""
+        super().on_save_checkpoint(checkpoint)
+        data = self.trainer.datamodule
+        checkpoint[CHECKPOINT_KEY] |= {
+            "model": self.config.to_dict(),
+            "tokenizer": data.tokenizer.to_json(),
+            "data_fingerprint": data.fingerprint,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restores the counters.
+
+        Raises:
+            ValueError: the checkpoint's network is of another shape; names the fields.
+        """
+        super().on_load_checkpoint(checkpoint)
+        theirs, ours = checkpoint[CHECKPOINT_KEY]["model"], self.config.to_dict()
+        different = [
+            f"{key}: {theirs.get(key)} there, {ours[key]} here" for key in ours if theirs.get(key) != ours[key]
+        ]
+        shape = [line for line in different if not line.startswith(("dropout", "init"))]
+        if shape:
+            raise ValueError(f"the checkpoint's model differs from model.config ({'; '.join(shape)})")
