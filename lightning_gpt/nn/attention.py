@@ -124,5 +124,7 @@ class CausalSelfAttention(nn.Module):
             q, k = rotate(q, *rotary), rotate(k, *rotary)
         if cache is not None:
             k, v = cache.update(self.layer, k, v, positions)
+            q = q.to(k.dtype)
         y_BHTD = path(q, k, v, mask, self.scale, self.dropout if self.training else 0.0)
-        return self.out(y_BHTD.transpose(1, 2).reshape(B, T, self.heads * self.head_size))
+        y_BTC = y_BHTD.transpose(1, 2).reshape(B, T, self.heads * self.head_size)
+        return self.out(y_BTC if cache is None else y_BTC.to(x_BTC.dtype))

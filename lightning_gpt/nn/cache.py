@@ -37,6 +37,11 @@ class KVCache:
         """Slots in use by the longest row."""
 
     @property
+    def dtype(self) -> torch.dtype:
+        """Of the stored keys and values."""
+        return self.key_LBHSD.dtype
+
+    @property
     def nbytes(self) -> int:
         """Bytes held."""
         return 2 * self.key_LBHSD.nbytes
@@ -55,7 +60,8 @@ class KVCache:
         self.length = max(self.length, start + count)
 
     def update(self, layer: int, key_BHTD: Tensor, value_BHTD: Tensor, positions: Tensor | slice):
-        """Stores new keys and values and returns all (B, H, length, D) up to the longest row.
+        """Stores new keys and values and returns all (B, H, length, D) up to the longest row, in the wider of the
+        cache's type and theirs: a float32 cache makes attention float32.
 
         Args:
             layer: which layer.
@@ -70,7 +76,8 @@ class KVCache:
             index = positions[:, None, :, None].expand_as(key_BHTD)
             keys.scatter_(2, index, key_BHTD.to(keys.dtype))
             values.scatter_(2, index, value_BHTD.to(values.dtype))
-        return keys[:, :, : self.length].to(key_BHTD.dtype), values[:, :, : self.length].to(value_BHTD.dtype)
+        dtype = torch.promote_types(keys.dtype, key_BHTD.dtype)
+        return keys[:, :, : self.length].to(dtype), values[:, :, : self.length].to(dtype)
 
     def select(self, rows: Tensor) -> None:
         """Keeps the given rows (B') int64, in that order: finished rows of a batch are dropped."""

@@ -130,7 +130,8 @@ class GPT(nn.Module):
             mask = None  # implied by the kernel, or the newest token sees everything
         else:
             queries = positions if positions is not None else torch.arange(start, start + T, device=device)
-            mask = causal_mask(queries, keys, dtype, document_ids)
+            wide = dtype if cache is None else torch.promote_types(dtype, cache.dtype)
+            mask = causal_mask(queries, keys, wide, document_ids)
 
         for layer, block in enumerate(self.blocks):
             if self.checkpoint_every and self.training and layer % self.checkpoint_every == 0:

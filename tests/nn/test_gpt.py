@@ -159,3 +159,16 @@ def test_bfloat16_network_is_near():
     x = ids(1, 12)
     exact = net(x)
     assert (net.bfloat16()(x).float() - exact).abs().max() < 0.02 * exact.abs().max() + 0.01
+
+
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("computed", [torch.float32, torch.bfloat16])
+def test_cache_and_network_of_different_types(stored, computed):
+    torch.manual_seed(0)
+    net = GPT(VARIANTS["llama"]).eval().to(computed)
+    x, cache = ids(2, 12), KVCache(net.config, 2, dtype=stored)
+    with torch.no_grad():
+        parts = [net(part, cache=cache) for part in x.split((4, 7, 1), dim=1)]
+        exact = net.float()(x)
+    assert parts[0].dtype == computed
+    assert (torch.cat(parts, dim=1).float() - exact).abs().max() < 0.02 * exact.abs().max() + 0.01
