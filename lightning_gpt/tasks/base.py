@@ -22,8 +22,8 @@ class Task(LightningModule):
     """Base of the LightningModules: subclasses build `self.net` and return a loss sum and its token count.
 
     The loss that is descended is the mean over all tokens of an optimizer step: over its micro-batches, its ranks
-    and whatever is masked among them, however unevenly. Each micro-batch divides its sum by its nominal size, and
-    once per step the gradients are rescaled by nominal / counted.
+    and whatever is masked among them, however unevenly. Each micro-batch divides its sum by the same nominal size,
+    and once per step the gradients are rescaled by nominal / counted.
 
     Args:
         optimizer: what updates the weights (lightning_gpt.optim).
@@ -38,8 +38,8 @@ class Task(LightningModule):
         self.window_loss: Tensor | float = 0.0
         self.window_tokens: Tensor | int = 0
         self.gradient_norm: Tensor | None = None
-        self._step_nominal = 0
         self._step_tokens: Tensor | int = 0
+        self._fresh_groups: list[dict[str, Any]] = []
 
     def configure_optimizers(self) -> dict[str, Any]:
         """One optimizer over every parameter, and its schedule over trainer.max_steps.
@@ -52,15 +52,37 @@ class Task(LightningModule):
             raise ValueError(f"trainer.max_steps={total}: the schedule needs its length, set trainer.max_steps")
         optimizer = self.optimizer_spec.build(self)
         scheduler = self.schedule_spec.build(optimizer, total)
+        self._fresh_groups = [
+            {key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups
+        ]
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def mean_loss(self, loss_sum: Tensor, count: Tensor, nominal: int) -> Tensor:
+    def on_train_start(self) -> None:
+        """Lets this run's settings win over a checkpoint's: restoring an optimizer also restores its learning rate,
+        weight decay and all else that its groups hold."""
+        for optimizer in self.trainer.optimizers:
+            for group, fresh in zip(optimizer.param_groups, self._fresh_groups, strict=True):
+                group.update(fresh)
+        for config in self.trainer.lr_scheduler_configs:
+            scheduler = config.scheduler
+            scheduler.base_lrs = [group["initial_lr"] for group in scheduler.optimizer.param_groups]
+            factor = self.schedule_spec.factor(scheduler.last_epoch, self.trainer.max_steps)
+            for group, base in zip(scheduler.optimizer.param_groups, scheduler.base_lrs):
+                group["lr"] = base * factor
+            scheduler._last_lr = [group["lr"] for group in scheduler.optimizer.param_groups]
+
+    @property
+    def nominal_tokens(self) -> int:
+        """Targets of a full micro-batch of one rank: a divisor that every micro-batch on every rank knows."""
+        data = self.trainer.datamodule
+        return getattr(data, "batch_size", 1) * getattr(data, "block_size", 1)
+
+    def mean_loss(self, loss_sum: Tensor, count: Tensor) -> Tensor:
         """Books one micro-batch and returns the loss to descend.
 
         Args:
             loss_sum: scalar, sum over counted tokens in nats.
             count: scalar, how many tokens it runs over.
-            nominal: tokens of the micro-batch, masked or not: the divisor that is known beforehand.
 
         Raises:
             NonFiniteError: on CPU, where looking costs nothing; on a GPU the metrics and checkpoints look.
@@ -71,8 +93,7 @@ class Task(LightningModule):
         self.window_loss = self.window_loss + loss
         self.window_tokens = self.window_tokens + count
         self._step_tokens = self._step_tokens + count
-        self._step_nominal += nominal
-        return loss_sum / nominal
+        return loss_sum / self.nominal_tokens
 
     def configure_gradient_clipping(
         self,
@@ -88,7 +109,7 @@ class Task(LightningModule):
         parameters = [p for p in self.parameters() if p.grad is not None]
         if getattr(self.trainer.datamodule, "masks_targets", True):
             self._rescale(parameters)
-        self._step_tokens, self._step_nominal = 0, 0
+        self._step_tokens = 0
         limit = gradient_clip_val or float("inf")
         if gradient_clip_algorithm == "value":
             self.gradient_norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
@@ -106,22 +127,21 @@ class Task(LightningModule):
         """Gradients of nominal means -> gradients of the mean over counted tokens of all ranks."""
         accumulation, world = self.trainer.accumulate_grad_batches, self.trainer.world_size
         counted = torch.as_tensor(self._step_tokens, dtype=torch.float32, device=self.device)
-        nominal = torch.as_tensor(self._step_nominal, dtype=torch.float32, device=self.device)
         if world > 1:
-            both = torch.stack((counted, nominal))
-            torch.distributed.all_reduce(both)
-            counted, nominal = both
-        # Each micro-batch was divided by its own nominal size, then by the accumulation, then averaged over ranks:
-        # with equal nominal sizes the sum of losses times accumulation * world / nominal.
-        micro_nominal = nominal / (accumulation * world)
-        factor = micro_nominal * accumulation * world / counted.clamp(min=1)
+            torch.distributed.all_reduce(counted)
+        # Each sum was divided by the nominal size and the accumulation, then averaged over the ranks.
+        factor = self.nominal_tokens * accumulation * world / counted.clamp(min=1)
         if factor.device.type == "cpu" and factor.item() == 1.0:
             return
         torch._foreach_mul_([p.grad for p in parameters], factor)
 
     def is_finite(self) -> bool:
-        """Whether the latest loss and gradient were finite: asked before a checkpoint is written."""
-        latest = [self.window_loss, self.gradient_norm]
+        """Whether the latest loss and gradient were finite: asked before a checkpoint is written.
+
+        With float16 the loss scaler skips steps whose gradient overflowed: there an infinite one is no illness.
+        """
+        scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
+        latest = [self.window_loss] if scaled else [self.window_loss, self.gradient_norm]
         return all(bool(torch.isfinite(value).all()) for value in latest if isinstance(value, Tensor))
 
     def check_finite(self, loss: float) -> None:
@@ -143,16 +163,23 @@ class Task(LightningModule):
             "tokens_seen": self.tokens_seen,
             "window_loss": float(self.window_loss),
             "window_tokens": int(self.window_tokens),
+            "optimizer": type(self.optimizer_spec).__name__,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restores the counters.
 
         Raises:
-            ValueError: the checkpoint is another program's.
+            ValueError: the checkpoint is another program's, or training goes on with another kind of optimizer.
         """
         if CHECKPOINT_KEY not in checkpoint:
             raise ValueError("this checkpoint was not written by lightning_gpt: it lacks the key 'lightning_gpt'")
         saved = checkpoint[CHECKPOINT_KEY]
+        theirs, ours = saved.get("optimizer"), type(self.optimizer_spec).__name__
+        if self.trainer.state.fn == "fit" and theirs not in (None, ours):
+            raise ValueError(
+                f"the checkpoint holds the state of {theirs}, model.optimizer is {ours}: choose {theirs}, or start a "
+                "new run from the checkpoint's weights with --model.init_from"
+            )
         self.tokens_seen = saved["tokens_seen"]
         self.window_loss, self.window_tokens = saved["window_loss"], saved["window_tokens"]

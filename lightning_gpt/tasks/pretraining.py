@@ -85,7 +85,7 @@ class Pretraining(Task):
         targets = batch["targets"]
         loss_sum, count = self.loss_function(batch["input_ids"], targets, batch.get("document_ids"))
         self.tokens_seen += targets.numel() * self.trainer.world_size
-        return self.mean_loss(loss_sum, count, targets.numel())
+        return self.mean_loss(loss_sum, count)
 
     def on_validation_epoch_start(self) -> None:
         """Forgets the sums of the last pass."""
@@ -98,15 +98,21 @@ class Pretraining(Task):
 
     def on_validation_epoch_end(self) -> None:
         """Logs the exact mean over every validation token: val/loss (nats), val/perplexity, val/bits_per_byte."""
+        self._log_evaluation("val")
+
+    def _log_evaluation(self, name: str) -> None:
         total = self._validation
         if self.trainer.world_size > 1:
             torch.distributed.all_reduce(total)
         loss = (total[0] / total[1].clamp(min=1)).item()
-        metrics = {"val/loss": loss, "val/perplexity": math.exp(min(loss, 700.0))}
+        metrics = {f"{name}/loss": loss, f"{name}/perplexity": math.exp(min(loss, 700.0))}
         bytes_per_token = getattr(self.trainer.datamodule, "bytes_per_token", None)
         if bytes_per_token:
-            metrics["val/bits_per_byte"] = loss / math.log(2) / bytes_per_token
-        self.log_dict(metrics)
+            metrics[f"{name}/bits_per_byte"] = loss / math.log(2) / bytes_per_token
+        self.log_dict(metrics, logger=False)
+        # Lightning would write the number of the step before: it counts a step only after its validation.
+        for logger in self.trainer.loggers:
+            logger.log_metrics(metrics, step=self.trainer.global_step)
 
     def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """As validation."""
@@ -115,8 +121,8 @@ class Pretraining(Task):
     on_test_epoch_start = on_validation_epoch_start
 
     def on_test_epoch_end(self) -> None:
-        """As validation; the test loader is the validation split's."""
-        self.on_validation_epoch_end()
+        """As validation, under test/ names; the test loader is the validation split's."""
+        self._log_evaluation("test")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the network's description and the tokenizer: the file can be used without its YAML."""

@@ -1,0 +1,109 @@
+"""What tests of whole runs share: a tiny prepared corpus, a tiny recipe, and `lightning-gpt` called in this process."""
+
+import json
+import os
+import random
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+WORDS = "to be or not that is the question whether tis nobler in mind suffer slings and arrows of fortune".split()
+
+RECIPE = {
+    "run": {"name": "tiny", "tensorboard": False},
+    "model": {
+        "class_path": "lightning_gpt.tasks.Pretraining",
+        "init_args": {
+            "config": {"n_layer": 2, "n_head": 2, "n_embd": 32},
+            "optimizer": {"class_path": "lightning_gpt.optim.AdamW", "init_args": {"lr": 0.01}},
+            "schedule": {"class_path": "lightning_gpt.optim.Cosine", "init_args": {"warmup_steps": 2}},
+        },
+    },
+    "data": {
+        "class_path": "lightning_gpt.data.TokenData",
+        "init_args": {"batch_size": 4, "block_size": 16, "val_batch_size": 16},
+    },
+    "trainer": {
+        "accelerator": "cpu",
+        "devices": 1,
+        "max_steps": 6,
+        "log_every_n_steps": 1,
+        "val_check_interval": 3,
+    },
+    "samples": {"tokens": 0},
+    "curve": {"enabled": False},
+}
+"""A run of some tenths of a second."""
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory) -> Path:
+    """A prepared corpus of 20,000 characters in many short documents: random words, one with a two-byte letter."""
+    from lightning_gpt.data.prepare import prepare
+
+    place = tmp_path_factory.mktemp("corpus")
+    draw = random.Random(0)
+    documents = []
+    while sum(map(len, documents)) < 20_000:
+        documents.append(" ".join(draw.choices([*WORDS, "né"], k=draw.randint(2, 20))) + ".\n")
+    lines = [json.dumps({"text": text}) + "\n" for text in documents]
+    (place / "words.jsonl").write_text("".join(lines), encoding="utf-8")
+    prepare(str(place / "words.jsonl"), tokenizer="char", out=str(place / "data"), workers=0)
+    return place / "data"
+
+
+@pytest.fixture
+def clean_process(tmp_path, monkeypatch) -> Iterator[None]:
+    """A working directory of its own; afterwards signals, environment, generators and process group as before."""
+    monkeypatch.chdir(tmp_path)
+    before = dict(os.environ)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    random_state = torch.get_rng_state()
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    os.environ.clear()
+    os.environ.update(before)
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(deterministic)
+    torch.set_rng_state(random_state)
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+@pytest.fixture
+def recipe(tmp_path, corpus) -> Path:
+    """RECIPE with the corpus' place as a YAML file."""
+    path = tmp_path / "tiny.yaml"
+    RECIPE["data"]["init_args"]["data_dir"] = str(corpus)
+    path.write_text(yaml.safe_dump(RECIPE), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def lightning_gpt(clean_process, tmp_path, recipe) -> Callable[..., Path]:
+    """lightning_gpt("fit", "--trainer.max_steps", 3): runs the tiny recipe with these options; the run's directory.
+
+    Options are strings, numbers or, for a stacked -c file, dictionaries.
+    """
+    from lightning_gpt.cli import main
+
+    def run(verb: str, *options: object) -> Path:
+        args: list[str] = [verb, "-c", str(recipe)]
+        for number, option in enumerate(options):
+            if isinstance(option, dict):
+                path = tmp_path / f"stacked_{number}.yaml"
+                path.write_text(yaml.safe_dump(option), encoding="utf-8")
+                args += ["-c", str(path)]
+            else:
+                args.append(str(option))
+        main(args)
+        versions = sorted(tmp_path.glob("runs/*/version_*"), key=lambda path: path.stat().st_mtime_ns)
+        return versions[-1] if versions else tmp_path
+
+    return run
