@@ -132,6 +132,10 @@ class TokenData(LightningDataModule):
             return []
         return EvalLoader(self._open("val"), self.val_batch_size, self.block_size, **self._placement())
 
+    def test_dataloader(self) -> EvalLoader | list:
+        """As validation: a prepared corpus has two splits."""
+        return self.val_dataloader()
+
     def state_dict(self) -> dict[str, Any]:
         """Where the stream of training windows stands, and of what it is. Empty outside training."""
         if self._train_loader is None:
