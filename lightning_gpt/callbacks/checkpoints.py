@@ -13,16 +13,22 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 
+class SaveError(OSError, RuntimeError):
+    """A checkpoint could not be written; the one before it is as it was."""
+
+
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes beside the target, flushes to disk, then renames: a reader sees the old file or the new, never half.
 
-    A full disk leaves the old file in place and raises OSError naming it.
+    A full disk leaves the old file in place and raises SaveError naming it.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
         """Saves `checkpoint` at `path`."""
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
+        for left_by_a_kill in target.parent.glob(f".{target.name}.*.tmp"):
+            left_by_a_kill.unlink(missing_ok=True)
         temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
         try:
             with open(temporary, "wb") as file:
@@ -35,7 +41,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             temporary.unlink(missing_ok=True)
             old = f"the previous {target} is untouched" if target.exists() else "no earlier checkpoint exists there"
             number = error.errno if isinstance(error, OSError) else errno.EIO
-            raise OSError(number, f"could not save a checkpoint ({error}); {old}", str(target)) from error
+            raise SaveError(number, f"could not save a checkpoint ({error}); {old}", str(target)) from error
 
 
 class _Saver(Checkpoint):
@@ -86,11 +92,15 @@ class BestCheckpoint(_Saver):
             known = ", ".join(sorted(trainer.callback_metrics)) or "none"
             raise ValueError(f"best.monitor={self.monitor!r} was not logged by validation; logged: {known}")
         score = float(trainer.callback_metrics[self.monitor])
+        before = self.state_dict()
+        if not self.path(trainer).exists():
+            self.best_score = None  # resumed into another directory: a record without its checkpoint counts for nothing
         better = self.best_score is None or (score < self.best_score if self.mode == "min" else score > self.best_score)
         if score == score and better:
             self.best_score, self.best_step = score, trainer.global_step
             self.best_model_path = str(self.path(trainer))
-            self.save(trainer)
+            if not self.save(trainer):
+                self.load_state_dict(before)
 
     def state_dict(self) -> dict[str, Any]:
         """The record to beat after a resume."""
