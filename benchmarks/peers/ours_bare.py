@@ -1,0 +1,42 @@
+"""Our network in the bare loop: what is left for the Trainer to lose."""
+
+import torch
+
+from benchmarks.peers.loop import measure_loop
+from benchmarks.request import Request, Shape
+from lightning_gpt.cli.allocator import keep_freed_memory
+from lightning_gpt.nn import GPT, GPTConfig
+
+
+def missing(nanogpt: str | None) -> str | None:
+    """Never."""
+    return None
+
+
+def model_fields(shape: Shape) -> dict[str, object]:
+    """GPTConfig's fields for nanoGPT's network of this shape: no biases, exact GELU, tied head."""
+    return {
+        "n_layer": shape.n_layer,
+        "n_head": shape.n_head,
+        "n_embd": shape.n_embd,
+        "bias": False,
+        "feed_forward": "gelu",
+    }
+
+
+def model_config(shape: Shape) -> GPTConfig:
+    """The network."""
+    return GPTConfig(vocab_size=shape.vocab_size, block_size=shape.block_size, **model_fields(shape))
+
+
+def measure(request: Request) -> list[float]:
+    """Tokens/s of each window."""
+    keep_freed_memory()  # as the command line does
+    torch.manual_seed(1337)
+    network = GPT(model_config(request.shape)).to(request.device)
+    loss_function = torch.compile(network.loss) if request.compiled else network.loss
+
+    def loss_of(inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return loss_function(inputs, targets)[0] / targets.numel()
+
+    return measure_loop(request, network, loss_of)
