@@ -56,15 +56,20 @@ class _ChunkedLinearCrossEntropy(torch.autograd.Function):
                 grad *= 1 - tanh.square()
             grad = grad.to(compute)
             torch.mm(grad, weight[:vocab_size], out=grad_hidden[part])
-            grad_weight[:vocab_size] += grad.T @ hidden
-        if need_grad:
-            ctx.save_for_backward(grad_hidden, grad_weight.to(weight_VC.dtype))
+            if compute == torch.float32:
+                grad_weight[:vocab_size].addmm_(grad.T, hidden)
+            else:
+                grad_weight[:vocab_size] += grad.T @ hidden
+        # Not save_for_backward: backward scales them in place, since a second copy of V x C is what this file avoids.
+        ctx.gradients = (grad_hidden, grad_weight.to(weight_VC.dtype)) if need_grad else None
         return loss
 
     @staticmethod
     def backward(ctx, grad_loss):
-        grad_hidden, grad_weight = ctx.saved_tensors
-        return grad_hidden * grad_loss, grad_weight * grad_loss, None, None, None, None, None
+        if ctx.gradients is None:
+            raise RuntimeError("the chunked loss can be differentiated once: its gradients are scaled in place")
+        (grad_hidden, grad_weight), ctx.gradients = ctx.gradients, None
+        return grad_hidden.mul_(grad_loss), grad_weight.mul_(grad_loss), None, None, None, None, None
 
 
 def chunked_linear_cross_entropy(

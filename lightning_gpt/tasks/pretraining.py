@@ -73,7 +73,7 @@ class Pretraining(Task):
                 f"{net.config.block_size} ({path}): set data.block_size to at most that"
             )
         self.config = net.config
-        return net
+        return net.train()
 
     @property
     def training_flops_per_token(self) -> float:
