@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 
-WORDS = "to be or not that is the question whether tis nobler in mind suffer slings and arrows of fortune".split()
+TEXT = "to be or not to be that is the question whether tis nobler in the mind to suffer the slings and arrows né"
 
 RECIPE = {
     "run": {"name": "tiny", "tensorboard": False},
@@ -42,14 +42,14 @@ RECIPE = {
 
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory) -> Path:
-    """A prepared corpus of 20,000 characters in many short documents: random words, one with a two-byte letter."""
+    """A prepared corpus of 20,000 characters in many short documents: random words, one has a two-byte letter."""
     from lightning_gpt.data.prepare import prepare
 
     place = tmp_path_factory.mktemp("corpus")
     draw = random.Random(0)
     documents = []
     while sum(map(len, documents)) < 20_000:
-        documents.append(" ".join(draw.choices([*WORDS, "né"], k=draw.randint(2, 20))) + ".\n")
+        documents.append(" ".join(draw.choices(TEXT.split(), k=draw.randint(2, 20))) + ".\n")
     lines = [json.dumps({"text": text}) + "\n" for text in documents]
     (place / "words.jsonl").write_text("".join(lines), encoding="utf-8")
     prepare(str(place / "words.jsonl"), tokenizer="char", out=str(place / "data"), workers=0)

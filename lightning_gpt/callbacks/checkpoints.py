@@ -171,6 +171,9 @@ class LastCheckpoint(_Saver):
 class RandomState(Callback):
     """Puts the generators' states into every checkpoint, so that dropout continues where it was."""
 
+    def __init__(self) -> None:
+        self._state: dict[str, Any] | None = None
+
     def state_dict(self) -> dict[str, Any]:
         """States of torch's CPU and CUDA generators; batches have their own counter-based ones."""
         state: dict[str, Any] = {"cpu": torch.get_rng_state()}
@@ -179,12 +182,12 @@ class RandomState(Callback):
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Kept until training starts: building the model in between draws numbers."""
+        """Kept until training goes on: building the model and the loaders in between draws numbers."""
         self._state = state_dict
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch, batch_idx: int) -> None:
         """Sets the generators after everything else has been set up."""
-        state = self.__dict__.pop("_state", None)
+        state, self._state = self._state, None
         if state is not None:
             torch.set_rng_state(state["cpu"])
             if "cuda" in state and torch.cuda.is_available():

@@ -35,7 +35,8 @@ def gpu_peak_flops(name: str, dtype: torch.dtype) -> float | None:
 
 def measured_gemm_flops(dtype: torch.dtype, size: int = 1024, repeats: int = 6) -> float:
     """FLOP/s of a square matrix product on the CPU now: the best of a few, about 0.1 s in all."""
-    a, b = torch.randn(size, size, dtype=dtype), torch.randn(size, size, dtype=dtype)
+    generator = torch.Generator().manual_seed(0)  # training draws from the global one
+    a, b = (torch.randn(size, size, generator=generator).to(dtype) for _ in range(2))
     torch.mm(a, b)
     best = float("inf")
     for _ in range(repeats):

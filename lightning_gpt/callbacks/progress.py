@@ -104,10 +104,23 @@ class Progress(ProgressBar):
         """A line with the validation's results."""
         if trainer.sanity_checking:
             return
-        values = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
-        if values:
-            shown = "  ".join(f"{key.removeprefix('val/')} {value:.4f}" for key, value in values.items())
-            self._say(f"step {trainer.global_step}  validation: {shown}")
+        if trainer.state.fn != "fit":
+            self._report(trainer)
+        elif values := self._evaluated(trainer):
+            self._say(f"step {trainer.global_step}  validation: {values}")
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A line with the test's results."""
+        self._report(trainer)
+
+    def _evaluated(self, trainer: Trainer) -> str:
+        shown = {key: float(v) for key, v in trainer.callback_metrics.items() if key.startswith(("val/", "test/"))}
+        return "  ".join(f"{key.partition('/')[2]} {value:.4f}" for key, value in shown.items())
+
+    def _report(self, trainer: Trainer) -> None:
+        """Results that were asked for go to standard output."""
+        if self._enabled:
+            print(self._evaluated(trainer))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Closes the bar."""

@@ -12,7 +12,7 @@ class TrainingMetrics(Callback):
     """Every trainer.log_every_n_steps optimizer steps logs
 
     - train/loss: token mean over all tokens since the last log, over all ranks; train/perplexity;
-    - optim/lr, optim/gradient_norm (before clipping);
+    - optim/lr (of the first parameter group), optim/gradient_norm (before clipping);
     - progress/tokens: tokens trained on so far;
     - speed/tokens_per_second, speed/tflops, speed/mfu: all devices; validation, sampling and saving are not counted.
       MFU as PaLM (Chowdhery et al., 2022, appendix B): analytic FLOPs over peak (callbacks/peak_flops.py).
@@ -57,7 +57,7 @@ class TrainingMetrics(Callback):
         self.latest = {
             "train/loss": loss,
             "train/perplexity": float(torch.tensor(loss, dtype=torch.float64).exp()),
-            "optim/lr": trainer.optimizers[0].param_groups[0]["lr"],
+            "optim/lr": pl_module.learning_rate,
             "optim/gradient_norm": float(pl_module.gradient_norm),
             "progress/tokens": pl_module.tokens_seen,
             "speed/tokens_per_second": rate,

@@ -38,6 +38,7 @@ class Task(LightningModule):
         self.window_loss: Tensor | float = 0.0
         self.window_tokens: Tensor | int = 0
         self.gradient_norm: Tensor | None = None
+        self.learning_rate = 0.0
         self._step_tokens: Tensor | int = 0
         self._fresh_groups: list[dict[str, Any]] = []
 
@@ -101,7 +102,7 @@ class Task(LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Once per optimizer step: makes the mean exact, clips by norm, keeps the norm for the log.
+        """Once per optimizer step: makes the mean exact, clips by norm, keeps norm and rate for the log.
 
         Called by Lightning also without a clip value. torch's own function is used because Lightning 2.6 refuses to
         clip for fused optimizers under bf16-mixed.
@@ -110,6 +111,7 @@ class Task(LightningModule):
         if getattr(self.trainer.datamodule, "masks_targets", True):
             self._rescale(parameters)
         self._step_tokens = 0
+        self.learning_rate = optimizer.param_groups[0]["lr"]  # of this step: the schedule moves on before the log
         limit = gradient_clip_val or float("inf")
         if gradient_clip_algorithm == "value":
             self.gradient_norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])

@@ -1,0 +1,45 @@
+import os
+import signal
+
+import pytest
+from lightning.pytorch import Callback
+
+from lightning_gpt.callbacks.jsonl_logger import read_metrics
+from lightning_gpt.hub.checkpoint import read_checkpoint
+
+
+class SendSignal(Callback):
+    """Sends this process a signal in the middle of an accumulation, within optimizer step 4."""
+
+    number = signal.SIGTERM
+
+    def on_before_zero_grad(self, trainer, pl_module, optimizer):
+        if trainer.global_step == 3:
+            os.kill(os.getpid(), self.number)
+
+
+class SendInterrupt(SendSignal):
+    """As Ctrl-C."""
+
+    number = signal.SIGINT
+
+
+def losses(run):
+    return {row["step"]: row["train/loss"] for row in read_metrics(run / "metrics.jsonl") if "train/loss" in row}
+
+
+@pytest.mark.parametrize(("sender", "name"), [("SendSignal", "SIGTERM"), ("SendInterrupt", "SIGINT")])
+def test_a_signal_saves_and_the_run_goes_on(lightning_gpt, tmp_path, capsys, sender, name):
+    same = ("--model.config.dropout", 0.1, "--trainer.accumulate_grad_batches", 2)
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.raises(SystemExit) as stop:
+        lightning_gpt("fit", *same, f"--trainer.callbacks+=test_graceful_stop.{sender}")
+    assert stop.value.code == 128 + getattr(signal, name)
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith(f"stopped by {name}: saved ")
+    assert line.endswith("at step 4; continue with --ckpt_path last")
+    run = tmp_path / "runs" / "tiny" / "version_0"
+    assert read_checkpoint(run / "checkpoints" / "last.ckpt")["global_step"] == 4
+    assert lightning_gpt("fit", *same, "--ckpt_path", "last") == run
+    assert losses(run) == losses(lightning_gpt("fit", *same))
