@@ -94,9 +94,12 @@ class TrainingCLI(LightningCLI):
         config["ckpt_path"] = given
         path = Path(given)
         if path.is_file():
-            from lightning_gpt.hub.checkpoint import read_checkpoint
+            from lightning_gpt.hub.checkpoint import CHECKPOINT_KEY, read_checkpoint
 
-            self.resumed_step = read_checkpoint(path).get("global_step", 0)
+            content = read_checkpoint(path)
+            if CHECKPOINT_KEY not in content:
+                raise ValueError(f"ckpt_path={given} is no training checkpoint of lightning_gpt")
+            self.resumed_step = content.get("global_step", 0)
         elif not path.is_dir():  # sharded checkpoints are directories
             raise FileNotFoundError(f"ckpt_path={given}: no such checkpoint")
         directory = path.parent.parent
@@ -113,6 +116,9 @@ class TrainingCLI(LightningCLI):
         before = yaml.safe_load(saved.read_text())
         for config in (now, before):
             config.pop("ckpt_path", None)
+        if self.verb != "fit":
+            now = {key: now[key] for key in ("model", "data")}
+            before = {key: before.get(key) for key in now}
         for line in differences(before, now):
             print(f"changed since the checkpoint: {line}", file=sys.stderr)
 
@@ -156,12 +162,15 @@ class TrainingCLI(LightningCLI):
         return [board, jsonl]
 
 
-def run_training(verb: str, args: list[str]) -> None:
+def run_training(verb: str, args: list[str]) -> TrainingCLI:
     """Runs one of Lightning's verbs.
 
     Args:
         verb: fit, validate, test or predict.
         args: what follows it on the command line.
+
+    Returns:
+        the finished command, with its trainer, model and datamodule.
 
     Raises:
         ValueError, OSError: bad input, in one line.
