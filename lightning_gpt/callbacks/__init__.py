@@ -1,6 +1,7 @@
 """What the Trainer calls beside the task: metrics, checkpoints, samples, pictures."""
 
 from lightning_gpt.callbacks.checkpoints import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint, RandomState
+from lightning_gpt.callbacks.final_validation import FinalValidation
 from lightning_gpt.callbacks.graceful_stop import GracefulStop, Interrupted
 from lightning_gpt.callbacks.jsonl_logger import JsonlLogger
 from lightning_gpt.callbacks.loss_curve import LossCurve
@@ -11,6 +12,7 @@ from lightning_gpt.callbacks.training_metrics import TrainingMetrics
 __all__ = [
     "AtomicCheckpointIO",
     "BestCheckpoint",
+    "FinalValidation",
     "GracefulStop",
     "Interrupted",
     "JsonlLogger",

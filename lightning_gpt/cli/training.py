@@ -1,5 +1,6 @@
 """fit, validate, test and predict: Lightning's command line with what it lacks."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning_gpt.callbacks import (  # noqa: E402
     AtomicCheckpointIO,
     BestCheckpoint,
+    FinalValidation,
     GracefulStop,
     Interrupted,
     JsonlLogger,
@@ -142,7 +144,7 @@ class TrainingCLI(LightningCLI):
         plugins = config.get("plugins") or []
         config["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
         extra = [self._get(self.config_init, key) for key in self._parser(self.verb).callback_keys]
-        own: list[Callback] = [RandomState(), TrainingMetrics(), *(config.get("callbacks") or [])]
+        own: list[Callback] = [RandomState(), TrainingMetrics(), FinalValidation(), *(config.get("callbacks") or [])]
         config["callbacks"] = own
         return self._instantiate_trainer(config, [*extra, GracefulStop()])
 
@@ -162,6 +164,23 @@ class TrainingCLI(LightningCLI):
         return [board, jsonl]
 
 
+def check_yaml_files(args: list[str]) -> None:
+    """Names the file of -c/--config that is no YAML mapping; the parser's own message would not.
+
+    Raises:
+        ValueError: file, place and reason.
+    """
+    given = [following for option, following in zip(args, args[1:]) if option in ("-c", "--config")]
+    given += [option.removeprefix("--config=") for option in args if option.startswith("--config=")]
+    for path in filter(os.path.isfile, given):
+        try:
+            content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} is not valid YAML: {error}") from None
+        if not isinstance(content, dict | None):
+            raise ValueError(f"{path} holds a {type(content).__name__}, not settings (key: value)")
+
+
 def run_training(verb: str, args: list[str]) -> TrainingCLI:
     """Runs one of Lightning's verbs.
 
@@ -178,6 +197,7 @@ def run_training(verb: str, args: list[str]) -> TrainingCLI:
         SystemExit: stopped by a signal.
     """
     quiet_lightning()
+    check_yaml_files(args)
     TrainingCLI.verb = verb
     try:
         cli = TrainingCLI(
@@ -201,3 +221,4 @@ def run_training(verb: str, args: list[str]) -> TrainingCLI:
         raise NonFiniteError(f"{error}; {advice}") from error
     if verb == "fit" and cli.trainer.is_global_zero and not cli.trainer.fast_dev_run:
         print(f"run directory: {cli.run.directory(cli.version)}", file=sys.stderr)
+    return cli
