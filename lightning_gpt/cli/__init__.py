@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 VERBS: dict[str, tuple[str, str, str]] = {
+    "demo": ("demo", "demo_command", "the main job in two minutes: Shakespeare from text to sample"),
     "prepare": ("prepare", "prepare_command", "text to token shards: a named corpus, a file, a folder, a hub dataset"),
     "fit": ("training", "", "train: -c configs/<topic>.yaml -c configs/trainer/<machine>.yaml"),
     "validate": ("training", "", "measure the validation loss of a checkpoint"),
@@ -105,7 +106,9 @@ def _run(verb: str, module: str, function: str, args: list[str]) -> None:
         return
     from jsonargparse import auto_cli
 
-    from lightning_gpt.cli.parsing import ClearErrorParser
+    from lightning_gpt.cli.parsing import ClearErrorParser, with_bare_flags
 
     sys.argv[0] = "lightning-gpt"
-    auto_cli(getattr(home, function), args=args, prog=f"lightning-gpt {verb}", parser_class=ClearErrorParser)
+    command = getattr(home, function)
+    args = with_bare_flags(command, args)
+    auto_cli(command, args=args, prog=f"lightning-gpt {verb}", parser_class=ClearErrorParser)

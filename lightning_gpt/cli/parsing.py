@@ -1,8 +1,10 @@
 """Errors of the command line and of YAML files in one line, with the nearest name for a typing mistake."""
 
 import difflib
+import inspect
 import re
 import sys
+from collections.abc import Callable
 
 from jsonargparse import ArgumentParser
 
@@ -21,8 +23,6 @@ def parser_keys(parser: ArgumentParser) -> list[str]:
 
 def nested_keys(classes: list[type]) -> list[str]:
     """Names of the fields and arguments of classes that are chosen by class_path."""
-    import inspect
-
     names: list[str] = []
     for one in classes:
         names += [name for name in inspect.signature(one).parameters if name not in ("self", "args", "kwargs")]
@@ -48,6 +48,18 @@ def nearest(message: str, known: list[str]) -> str:
         if near:
             return f" - did you mean {near[0]!r}?"
     return ""
+
+
+def with_bare_flags(function: Callable, args: list[str]) -> list[str]:
+    """Command line in which `--overwrite` alone means `--overwrite true`, for the boolean parameters of a verb."""
+    parameters = inspect.signature(function).parameters.values()
+    flags = {f"--{one.name}" for one in parameters if one.annotation in (bool, "bool")}
+    complete = []
+    for argument, following in zip(args, [*args[1:], ""]):
+        complete.append(argument)
+        if argument in flags and following.lower() not in ("true", "false", "yes", "no"):
+            complete.append("true")
+    return complete
 
 
 class ClearErrorParser(ArgumentParser):
