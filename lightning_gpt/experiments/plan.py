@@ -1,0 +1,210 @@
+"""From an experiment to its cells: corpora prepared, lengths of runs computed, every setting fixed and hashed."""
+
+import hashlib
+import inspect
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning_gpt
+from lightning_gpt.data import TokenData
+from lightning_gpt.data.corpus_meta import CorpusMeta
+from lightning_gpt.data.prepare import prepare
+from lightning_gpt.experiments.settings import lookup, nested, overlaid, read_yaml
+from lightning_gpt.experiments.spec import Experiment, Variant
+from lightning_gpt.nn import GPTConfig
+from lightning_gpt.nn.flops import training_flops_per_token
+
+RUNS = Path("runs/experiments")
+CORPORA = Path("data/experiments")
+SMOKE_STEPS = 2
+
+QUIET = {"samples.tokens": 0, "run.tensorboard": False, "curve.enabled": False}
+"""What a cell does without, unless the experiment sets it."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training run: a variant with a seed."""
+
+    variant: str
+    seed: int
+    directory: Path
+    """Holds config.yaml (what is laid over `configs`), state.json, fit.log and the run's version_0."""
+    configs: list[Path]
+    settings: dict[str, Any]
+    """Nested, laid over `configs`."""
+    max_steps: int
+    tokens_per_step: int | None
+    """None: the number of devices is not fixed."""
+    flops_per_token: float | None
+    """Analytic, forward and backward; None: the model is not described by a GPTConfig."""
+    data_dir: str
+    config_hash: str
+    """Of everything that decides the result: all settings, the corpus' fingerprint, this package's version."""
+
+
+def plan_cells(experiment: Experiment, runs: Path = RUNS, smoke: bool = False) -> list[Cell]:
+    """All cells, seed by seed, so that a run stopped half-way has whole comparisons.
+
+    Corpora that the experiment asks for are prepared, or found ready.
+
+    Args:
+        experiment: the checked file.
+        runs: where run directories go: <runs>/<chapter>/<name>/<variant>/seed_<n>.
+        smoke: two steps per variant with the first seed, beside the real runs.
+
+    Raises:
+        ValueError: a corpus or a budget that cannot be; one line.
+    """
+    root = runs / ("smoke" if smoke else "") / experiment.chapter / experiment.name
+    bases = [read_yaml(path) for path in experiment.configs]
+    variants = [_resolve(experiment, variant, bases, smoke) for variant in experiment.variants.values()]
+    return [
+        _cell(experiment, variant, seed, root, bases)
+        for seed in (experiment.seeds[:1] if smoke else experiment.seeds)
+        for variant in variants
+    ]
+
+
+@dataclass(frozen=True)
+class _Resolved:
+    """A variant with its numbers worked out."""
+
+    name: str
+    dotted: dict[str, Any]
+    data_dir: str
+    fingerprint: str
+    max_steps: int
+    tokens_per_step: int | None
+    flops_per_token: float | None
+
+
+def _resolve(experiment: Experiment, variant: Variant, bases: list[dict[str, Any]], smoke: bool) -> _Resolved:
+    dotted = {**QUIET, **experiment.overrides, **variant.overrides}
+    corpus_settings = {**experiment.prepare, **variant.prepare}
+    if corpus_settings:
+        dotted["data.init_args.data_dir"] = str(prepare_corpus(corpus_settings))
+    tree: dict[str, Any] = {}
+    for base in bases:
+        tree = overlaid(tree, base)
+    tree = overlaid(tree, nested(dotted))
+    data_dir = lookup(tree, "data.init_args.data_dir")
+    if data_dir is None:
+        raise ValueError(f"{experiment.path}: no corpus: give `prepare`, or data.init_args.data_dir in the configs")
+    meta = CorpusMeta.load(data_dir)
+    tokens_per_step, flops_per_token = _tokens_per_step(tree), _flops_per_token(tree, meta)
+    steps = _count_steps(experiment, variant.name, tokens_per_step, flops_per_token, meta)
+    interval = steps // experiment.validations
+    if smoke:
+        steps = interval = SMOKE_STEPS
+        dotted |= {"trainer.limit_val_batches": 2, "trainer.log_every_n_steps": 1}
+    dotted |= {"trainer.max_steps": steps, "trainer.val_check_interval": interval}
+    return _Resolved(variant.name, dotted, data_dir, meta.fingerprint, steps, tokens_per_step, flops_per_token)
+
+
+def prepare_corpus(settings: dict[str, Any], corpora: Path = CORPORA) -> Path:
+    """The directory of a corpus, prepared unless it is there; its name tells corpora of different settings apart.
+
+    Args:
+        settings: keyword arguments of `prepare`.
+        corpora: where it goes.
+    """
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+    source = Path(str(settings["source"])).name.split(".")[0]
+    tokenizer = Path(str(settings.get("tokenizer", "default"))).name.replace(":", "-")
+    return prepare(**settings, out=corpora / f"{source}_{tokenizer}_{digest}", quiet=True).directory
+
+
+def _default(name: str) -> int:
+    return inspect.signature(TokenData.__init__).parameters[name].default
+
+
+def _tokens_per_step(tree: dict[str, Any]) -> int | None:
+    """Tokens of one optimizer step, all devices together."""
+    windows = lookup(tree, "data.init_args.batch_size", _default("batch_size"))
+    block_size = lookup(tree, "data.init_args.block_size", _default("block_size"))
+    devices = lookup(tree, "trainer.devices", "auto")
+    devices = len(devices) if isinstance(devices, list) else devices
+    if not isinstance(devices, int) or devices < 1:
+        return None
+    nodes, accumulate = lookup(tree, "trainer.num_nodes", 1), lookup(tree, "trainer.accumulate_grad_batches") or 1
+    return windows * block_size * devices * nodes * accumulate
+
+
+def _flops_per_token(tree: dict[str, Any], meta: CorpusMeta) -> float | None:
+    fields = lookup(tree, "model.init_args.config")
+    if not isinstance(fields, dict):
+        return None
+    block_size = lookup(tree, "data.init_args.block_size", _default("block_size"))
+    shape = {**fields, "vocab_size": meta.tokenizer.vocab_size, "block_size": block_size}
+    return training_flops_per_token(GPTConfig.from_dict(shape), block_size)
+
+
+def _count_steps(
+    experiment: Experiment, variant: str, tokens_per_step: int | None, flops_per_token: float | None, meta: CorpusMeta
+) -> int:
+    """Optimizer steps that the budget pays for, a multiple of the number of validations."""
+    ((kind, amount),) = experiment.budget.items()
+    times = experiment.validations
+    if kind == "max_steps":
+        if amount % times:
+            raise ValueError(
+                f"{experiment.path}: budget.max_steps={amount} is no multiple of validations={times}: the last "
+                f"validation must be at the last step, use {max(1, round(amount / times)) * times}"
+            )
+        return int(amount)
+    if tokens_per_step is None:
+        raise ValueError(f"{experiment.path}: budget.{kind} needs trainer.devices as a number, to count tokens by")
+    if kind == "training_flops" and flops_per_token is None:
+        raise ValueError(f"{experiment.path}: budget.training_flops needs model.init_args.config in the configs")
+    per_token = {
+        "tokens": 1.0,
+        "training_flops": flops_per_token,
+        "bytes": meta.split("train").bytes_per_token,
+    }[kind]
+    exact = amount / (per_token * tokens_per_step)
+    steps = round(exact / times) * times
+    if steps == 0 or abs(steps / exact - 1) > 0.02:
+        raise ValueError(
+            f"{experiment.path}: budget.{kind}={amount:g} pays for {exact:.1f} steps of {variant}, which {times} "
+            "validations cannot divide within 2%: raise the budget or lower `validations`"
+        )
+    return steps
+
+
+def _cell(experiment: Experiment, variant: _Resolved, seed: int, root: Path, bases: list[dict[str, Any]]) -> Cell:
+    directory = root / variant.name / f"seed_{seed}"
+    settings = nested({**variant.dotted, "seed_everything": seed})
+    decisive = {
+        "configs": bases,
+        "settings": settings,
+        "corpus": variant.fingerprint,
+        "version": lightning_gpt.__version__,
+    }
+    settings = overlaid(settings, {"run": {"dir": str(directory.parent), "name": directory.name}})
+    return Cell(
+        variant=variant.name,
+        seed=seed,
+        directory=directory,
+        configs=experiment.configs,
+        settings=settings,
+        max_steps=variant.max_steps,
+        tokens_per_step=variant.tokens_per_step,
+        flops_per_token=variant.flops_per_token,
+        data_dir=variant.data_dir,
+        config_hash=hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest(),
+    )
+
+
+def budget_in_words(experiment: Experiment) -> str:
+    """For reports: what every run was given."""
+    ((kind, amount),) = experiment.budget.items()
+    if kind == "max_steps":
+        return f"{amount:,.0f} optimizer steps"
+    if kind == "training_flops":
+        exponent = math.floor(math.log10(amount))
+        return f"{amount / 10**exponent:.3g}e{exponent} training FLOPs (analytic, head included)"
+    return f"{amount:,.0f} {'tokens' if kind == 'tokens' else 'bytes of text'}"

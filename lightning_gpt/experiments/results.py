@@ -1,0 +1,168 @@
+"""results.json: everything that a report is made of, so that it can be rewritten without the runs."""
+
+import json
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from lightning_gpt.data.corpus_meta import CorpusMeta
+from lightning_gpt.data.tokenizer_source import load_tokenizer
+from lightning_gpt.experiments.plan import Cell, budget_in_words
+from lightning_gpt.experiments.runner import metrics_of, read_state
+from lightning_gpt.experiments.spec import Experiment
+
+PACKAGES = ("lightning_gpt", "torch", "lightning", "numpy", "tokenizers", "bitsandbytes")
+RESULTS_FILE = "results.json"
+
+
+def collect_results(experiment: Experiment, cells: list[Cell], command: str) -> dict[str, Any]:
+    """Numbers of finished cells with what they were made on; nothing in it depends on the date.
+
+    Args:
+        experiment: the checked file.
+        cells: of plan_cells.
+        command: what makes these results again.
+
+    Raises:
+        ValueError: a cell is not finished.
+    """
+    one_of_each = {cell.variant: cell for cell in cells}
+    return {
+        "format": 1,
+        "command": command,
+        "question": experiment.question,
+        "expectation": experiment.expectation,
+        "notes": experiment.notes,
+        "configs": [path.as_posix() for path in experiment.configs],
+        "budget": budget_in_words(experiment),
+        "overrides": experiment.overrides,
+        "variants": {name: {**v.overrides, **_prefixed(v.prepare)} for name, v in experiment.variants.items()},
+        "metrics": experiment.metrics,
+        "curve": experiment.curve,
+        "curve_over": "training FLOPs" if "training_flops" in experiment.budget else "optimizer step",
+        "identical_within": experiment.identical_within,
+        "corpora": {name: _corpus(cell) for name, cell in one_of_each.items()},
+        "hardware": hardware(),
+        "versions": versions(),
+        "cells": [_cell(experiment, cell) for cell in cells],
+    }
+
+
+def save_results(results: dict[str, Any], directory: Path) -> Path:
+    """Writes results.json, whole or not at all."""
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / RESULTS_FILE
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(_compact(results) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+    return path
+
+
+def load_results(directory: Path) -> dict[str, Any]:
+    """Reads results.json.
+
+    Raises:
+        ValueError: it is missing or not ours.
+    """
+    path = directory / RESULTS_FILE
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{path} does not exist: run the experiment first") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is damaged ({error}): run the experiment again, finished cells are kept") from None
+    if not isinstance(results, dict) or results.get("format") != 1:
+        raise ValueError(f"{path} is not format 1, which this version reads: run the experiment again")
+    return results
+
+
+def hardware() -> dict[str, Any]:
+    """What the runs ran on."""
+    import torch
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {"cpu": _cpu_name(), "cores": cores, "gpus": gpus}
+
+
+def versions() -> dict[str, str]:
+    """Python and the packages that shape results."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _prefixed(prepare: dict[str, Any]) -> dict[str, Any]:
+    return {f"prepare.{key}": value for key, value in prepare.items()}
+
+
+def _corpus(cell: Cell) -> dict[str, Any]:
+    """What a reader must know of the text and how it was cut."""
+    meta = CorpusMeta.load(cell.data_dir)
+    val = meta.splits.get("val") or meta.split("train")
+    return {
+        "name": meta.name,
+        "scheme": meta.tokenizer.scheme,
+        "vocab_size": meta.tokenizer.vocab_size,
+        "lossless": load_tokenizer(cell.data_dir).lossless,
+        "unknown_tokens": sum(split.unknown_tokens for split in meta.splits.values()),
+        "train_tokens": meta.split("train").tokens,
+        "val_tokens": val.tokens,
+        "val_bytes_per_token": _round(val.bytes_per_token),
+    }
+
+
+def _cell(experiment: Experiment, cell: Cell) -> dict[str, Any]:
+    state, rows = read_state(cell), metrics_of(cell)
+    if state is None or not state.finished:
+        raise ValueError(f"{cell.variant} seed {cell.seed} is not finished: run the experiment again")
+    series = {name: [row[name] for row in rows if name in row] for name in (*experiment.metrics, experiment.curve)}
+    speeds = [row["speed/tokens_per_second"] for row in rows if "speed/tokens_per_second" in row]
+    tokens = cell.tokens_per_step * cell.max_steps if cell.tokens_per_step else None
+    done = state.status == "done"
+    return {
+        "variant": cell.variant,
+        "seed": cell.seed,
+        "status": state.status,
+        "message": state.message,
+        "final": {name: values[-1] for name, values in series.items() if values} if done else {},
+        "best": {name: min(values) for name, values in series.items() if values} if done else {},
+        "steps": cell.max_steps,
+        "tokens": tokens,
+        "training_flops": _round(tokens * cell.flops_per_token) if tokens and cell.flops_per_token else None,
+        "flops_per_step": cell.tokens_per_step * cell.flops_per_token if tokens and cell.flops_per_token else None,
+        "seconds": state.seconds,
+        "attempts": state.attempts,
+        "tokens_per_second": _round(sorted(speeds)[len(speeds) // 2]) if speeds else None,
+        "peak_memory_bytes": state.peak_memory_bytes,
+        "config_hash": cell.config_hash,
+        "points": [[row["step"], _round(row[experiment.curve], 6)] for row in rows if experiment.curve in row],
+    }
+
+
+def _round(value: float, digits: int = 5) -> float:
+    return float(f"{value:.{digits}g}")
+
+
+def _compact(results: dict[str, Any]) -> str:
+    """Indented, but each cell's points on one line."""
+    shells = [{**cell, "points": f"@{i}@"} for i, cell in enumerate(results["cells"])]
+    text = json.dumps({**results, "cells": shells}, indent=1, ensure_ascii=False)
+    for i, cell in enumerate(results["cells"]):
+        text = text.replace(f'"@{i}@"', json.dumps(cell["points"], separators=(",", ":")))
+    return text

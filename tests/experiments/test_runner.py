@@ -1,0 +1,100 @@
+import json
+
+import pytest
+
+from lightning_gpt.cli.experiment import experiment_command
+from lightning_gpt.experiments import collect_results, load_experiment, run_cells
+from lightning_gpt.experiments.plan import plan_cells
+from lightning_gpt.experiments.runner import STATE_FILE, CellState, _write, metrics_of, read_state
+
+
+def finish(cell, losses, status="done"):
+    """What a finished process leaves behind."""
+    run = cell.directory / "version_0"
+    run.mkdir(parents=True)
+    rows = [{"step": 2 * (n + 1), "val/loss": loss} for n, loss in enumerate(losses)]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    _write(cell, CellState(cell.config_hash, status, seconds=1.0, peak_memory_bytes=1))
+
+
+def test_one_variant_through_a_real_process(write_experiment, tmp_path, capsys):
+    path = write_experiment()
+    experiment_command(str(path), smoke=True)
+    shown = capsys.readouterr()
+    assert "cell 1/1  one seed 1" in shown.err
+    root = tmp_path / "runs/experiments/smoke/01_chapter/trial"
+    results = json.loads((root / "report" / "results.json").read_text())
+    (cell,) = results["cells"]
+    assert (cell["status"], cell["steps"], cell["tokens"]) == ("done", 2, 32)
+    assert 5 < cell["final"]["val/loss"] < 6  # ln 256 = 5.55, before any learning
+    assert cell["peak_memory_bytes"] > 2**26
+    assert "# Does it matter?" in (root / "report" / "report.md").read_text()
+
+    state = root / "one" / "seed_1" / STATE_FILE
+    before = state.stat().st_mtime_ns
+    experiment_command(str(path), smoke=True)
+    assert "1 of 1 cells are finished already" in capsys.readouterr().err
+    assert state.stat().st_mtime_ns == before
+
+    (root / "report" / "report.md").unlink()
+    experiment_command(str(path), report_only=True, out=str(root / "report"))
+    assert "# Does it matter?" in (root / "report" / "report.md").read_text()
+
+
+def test_finished_cells_count_only_under_their_settings(write_experiment):
+    experiment = load_experiment(write_experiment(seeds=[1, 2]))
+    first, second = plan_cells(experiment)
+    finish(first, [3.0, 2.5])
+    assert read_state(first).finished
+    assert read_state(second) is None
+    assert [row["val/loss"] for row in metrics_of(first)] == [3.0, 2.5]
+    with pytest.raises(ValueError, match="one seed 2 is not finished"):
+        collect_results(experiment, [first, second], "command")
+    changed = plan_cells(load_experiment(write_experiment(overrides={"data.init_args.batch_size": 3})))[0]
+    assert changed.directory == first.directory
+    assert read_state(changed) is None
+
+
+def test_results_have_final_best_and_curve(write_experiment):
+    experiment = load_experiment(write_experiment(seeds=[1, 2]))
+    cells = plan_cells(experiment)
+    finish(cells[0], [2.5, 2.75])
+    finish(cells[1], [3.0], status="diverged")
+    results = collect_results(experiment, cells, "command")
+    good, sick = results["cells"]
+    assert (good["final"], good["best"]) == ({"val/loss": 2.75}, {"val/loss": 2.5})
+    assert good["points"] == [[2, 2.5], [4, 2.75]]
+    assert (sick["final"], sick["points"]) == ({}, [[2, 3.0]])
+    assert results["corpora"]["one"]["scheme"] == "byte"
+    run_cells(cells, "val/loss")  # nothing is left to do
+
+
+def test_a_failing_cell_stops_with_its_last_line(write_experiment):
+    cells = plan_cells(load_experiment(write_experiment(variants={"one": {"trainer.max_stepz": 3}})))
+    with pytest.raises(RuntimeError, match=r"one seed 1 failed with status 2: .*max_stepz.*fit.log"):
+        run_cells(cells, "val/loss")
+    assert read_state(cells[0]).status == "running"  # tried again by the next call
+
+
+def test_a_foreign_directory_is_left_alone(write_experiment):
+    (cell,) = plan_cells(load_experiment(write_experiment()))
+    cell.directory.mkdir(parents=True)
+    (cell.directory / "thesis.txt").write_text("years of work")
+    with pytest.raises(ValueError, match="is not a run of an experiment"):
+        run_cells([cell], "val/loss")
+    assert (cell.directory / "thesis.txt").exists()
+
+
+def test_divergence_is_a_result(write_experiment):
+    wild = {"class_path": "lightning_gpt.optim.SGD", "init_args": {"lr": 1e30}}
+    path = write_experiment(
+        variants={"wild": {"model.init_args.optimizer": wild, "trainer.gradient_clip_val": None}},
+        budget={"max_steps": 8},
+        validations=1,
+    )
+    experiment = load_experiment(path)
+    cells = plan_cells(experiment)
+    run_cells(cells, "val/loss")
+    assert read_state(cells[0]).status == "diverged"
+    (cell,) = collect_results(experiment, cells, "command")["cells"]
+    assert cell["final"] == {} and "in optimizer step" in cell["message"]

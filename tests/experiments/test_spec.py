@@ -1,0 +1,56 @@
+import pytest
+
+from lightning_gpt.experiments import load_experiment
+
+
+def test_a_good_file(write_experiment):
+    path = write_experiment(
+        variants={"short": {}, "long": {"data.init_args.block_size": 16, "prepare.tokenizer": "char"}},
+        overrides={"model.init_args.config.n_embd": 16},
+        metrics=["val/bits_per_byte", "val/loss"],
+    )
+    experiment = load_experiment(path)
+    assert (experiment.chapter, experiment.name, experiment.baseline) == ("01_chapter", "trial", "short")
+    assert experiment.variants["long"].overrides == {"data.init_args.block_size": 16}
+    assert experiment.variants["long"].prepare == {"tokenizer": "char"}
+    assert experiment.curve == "val/bits_per_byte"
+
+
+WRONG = {
+    "unknown field": ({"varients": {}}, "unknown field 'varients' .did you mean 'variants'"),
+    "no config": ({"configs": ["bse.yaml"]}, "configs: bse.yaml does not exist"),
+    "no configs": ({"configs": []}, "configs=.. must be a list with at least one"),
+    "no seed": ({"seeds": []}, "seeds=.. must be a list with at least one"),
+    "seed twice": ({"seeds": [1, 1]}, "names one twice"),
+    "seed below 0": ({"seeds": [-1]}, "at least 0"),
+    "metric": ({"metrics": ["val/los"]}, "metric 'val/los' is unknown .did you mean 'val/loss'"),
+    "curve": ({"curve": "loss"}, "metric 'loss' is unknown"),
+    "no variant": ({"variants": {}}, "at least one name"),
+    "variant name": ({"variants": {"a/b": {}}}, "variant 'a/b' must be letters"),
+    "group": ({"variants": {"a": {"modle.x": 1}}}, "variants.a: unknown setting 'modle.x'"),
+    "model field": ({"variants": {"a": {"model.init_args.config.n_layr": 1}}}, "no field 'n_layr' .did you mean 'n_la"),
+    "reserved": ({"overrides": {"trainer.max_steps": 1}}, "overrides: trainer.max_steps cannot be set here: give `bu"),
+    "reserved group": ({"overrides": {"run.name": "x"}}, "run.name cannot be set here"),
+    "prepare setting": ({"prepare": {"source": "text.txt", "tokeniser": "char"}}, "did you mean 'tokenizer'"),
+    "no source": ({"prepare": {"tokenizer": "char"}}, "prepare.source is missing"),
+    "corpus without prepare": ({"prepare": {}, "variants": {"a": {"prepare.tokenizer": "char"}}}, "no `prepare`"),
+    "budget kind": ({"budget": {"steps": 4}}, "budget: unknown kind 'steps' .did you mean 'max_steps'"),
+    "two budgets": ({"budget": {"max_steps": 4, "tokens": 3}}, "must be one of max_steps"),
+    "budget amount": ({"budget": {"tokens": -3}}, "budget.tokens=-3 must be a positive"),
+    "validations": ({"validations": 0}, "validations=0 must be at least 1"),
+    "tolerance": ({"identical_within": 0}, "identical_within=0 must be a positive"),
+    "question": ({"question": ""}, "question is empty"),
+}
+
+
+@pytest.mark.parametrize("changes, message", WRONG.values(), ids=WRONG)
+def test_mistakes_are_named_in_one_line(write_experiment, changes, message):
+    path = write_experiment(**changes)
+    with pytest.raises(ValueError, match=message) as error:
+        load_experiment(path)
+    assert str(error.value).startswith(str(path)) and "\n" not in str(error.value)
+
+
+def test_missing_field(write_experiment):
+    with pytest.raises(ValueError, match="the field 'seeds' is missing"):
+        load_experiment(write_experiment(drop=["seeds"]))
