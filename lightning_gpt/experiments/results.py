@@ -151,7 +151,7 @@ def _cell(experiment: Experiment, cell: Cell) -> dict[str, Any]:
         "tokens_per_second": _round(sorted(speeds)[len(speeds) // 2]) if speeds else None,
         "peak_memory_bytes": state.peak_memory_bytes,
         "config_hash": cell.config_hash,
-        "points": [[row["step"], _round(row[experiment.curve], 6)] for row in rows if experiment.curve in row],
+        "points": [[row["step"], _round(row[experiment.curve], 8)] for row in rows if experiment.curve in row],
     }
 
 
