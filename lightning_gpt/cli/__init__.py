@@ -92,8 +92,10 @@ def is_expected(error: BaseException) -> bool:
 
 
 def one_line(error: BaseException) -> str:
-    """The message without line breaks."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """The message without line breaks, and without what jsonargparse wraps around an error of a class it builds."""
+    from lightning_gpt.cli.messages import distill
+
+    return distill(str(error))[0] or type(error).__name__
 
 
 def _run(verb: str, module: str, function: str, args: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +147,10 @@ class TrainingCLI(LightningCLI):
         extra = [self._get(self.config_init, key) for key in self._parser(self.verb).callback_keys]
         own: list[Callback] = [RandomState(), TrainingMetrics(), FinalValidation(), *(config.get("callbacks") or [])]
         config["callbacks"] = own
-        return self._instantiate_trainer(config, [*extra, GracefulStop()])
+        try:
+            return self._instantiate_trainer(config, [*extra, GracefulStop()])
+        except TypeError as error:  # Lightning's word for devices: 2x and the like
+            raise ValueError(f"trainer: {error}") from error
 
     def _loggers(self, directory: Path) -> list[Any]:
         """metrics.jsonl and TensorBoard, both forgetting what a resumed run will write again."""
@@ -170,7 +174,7 @@ def check_yaml_files(args: list[str]) -> None:
     Raises:
         ValueError: file, place and reason.
     """
-    given = [following for option, following in zip(args, args[1:]) if option in ("-c", "--config")]
+    given = [following for option, following in pairwise(args) if option in ("-c", "--config")]
     given += [option.removeprefix("--config=") for option in args if option.startswith("--config=")]
     for path in filter(os.path.isfile, given):
         try:
