@@ -51,15 +51,13 @@ def test_samples_change_nothing_in_training(lightning_gpt):
 
 def test_a_resumed_run_writes_each_step_once(lightning_gpt, board):
     on = ("--run.tensorboard", "true", "--samples.tokens", 4, "--model.schedule.decay_steps", 6)
-    lightning_gpt("fit", *on, "--last.every_n_steps", 2, "--trainer.max_steps", 5)
+    lightning_gpt("fit", *on, "--best.mode", "max", "--trainer.max_steps", 5)
     run = lightning_gpt("fit", *on, "--ckpt_path", "best")  # of step 3
     rows = read_metrics(run / "metrics.jsonl")
     assert [row["step"] for row in rows] == [1, 2, 3, 3, 4, 5, 6, 6]
     events = board(run)
     assert [event.step for event in events.Scalars("train/loss")] == [1, 2, 3, 4, 5, 6]
     assert [event.step for event in events.Scalars("val/loss")] == [3, 6]
-    headings = [line for line in (run / "samples.txt").read_text().splitlines() if line.startswith("---")]
-    assert headings == ["--- step 3, prompt 0 ---", "--- step 6, prompt 0 ---"]
 
 
 def test_a_run_without_tensorboard_or_validation(lightning_gpt):
