@@ -134,6 +134,7 @@ class LastCheckpoint(_Saver):
         self.every_n_steps, self.every_n_minutes = every_n_steps, every_n_minutes
         self._step = 0
         self._saved_at = time.monotonic()
+        self._postponed = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Counts from here."""
@@ -152,11 +153,22 @@ class LastCheckpoint(_Saver):
         """Saves when due, only where an optimizer step has just been completed."""
         step, before = trainer.global_step, self._step
         self._step = step
-        if step != before and self._due(trainer, step):
+        if step == before or not self._due(trainer, step):
+            return
+        # A run continued from before a validation that was due would leave it out: save after it.
+        loop = trainer.fit_loop
+        self._postponed = loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
+        if not self._postponed:
+            self.save_now(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Saves what was due before the validation; best.ckpt has been ranked by now."""
+        if self._postponed:
             self.save_now(trainer)
 
     def save_now(self, trainer: Trainer) -> bool:
         """Saves at once."""
+        self._postponed = False
         done = self.save(trainer)
         if not done and not trainer.fast_dev_run:
             rank_zero_warn(f"step {trainer.global_step}: loss or gradient is not finite, last.ckpt is kept as it was")

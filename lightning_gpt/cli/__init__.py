@@ -102,6 +102,11 @@ def _run(verb: str, module: str, function: str, args: list[str]) -> None:
     from lightning_gpt.cli.allocator import keep_freed_memory
 
     keep_freed_memory()
+    if any(word in ("-h", "--help") or word.partition("=")[0].endswith(".help") for word in args):
+        from jsonargparse import set_parsing_settings
+
+        # Fields of dataclasses are explained below them; reading that takes 0.1 s, so only where it is shown.
+        set_parsing_settings(docstring_parse_attribute_docstrings=True)
     home = importlib.import_module(f"lightning_gpt.cli.{module}")
     if not function:
         home.run_training(verb, args)

@@ -1,3 +1,4 @@
+import re
 import resource
 
 import pytest
@@ -26,6 +27,14 @@ class FullDisk(Callback):
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         if trainer.global_step == 4:
             resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+
+class DieInValidation(Callback):
+    """As a kill in the validation of optimizer step 3."""
+
+    def on_validation_epoch_start(self, trainer, pl_module):
+        if trainer.global_step == 3:
+            raise RuntimeError("died")
 
 
 class ScoresOfAScript(Callback):
@@ -72,7 +81,7 @@ def test_a_full_disk_keeps_the_old_checkpoint(lightning_gpt, free_disk, tmp_path
     assert stop.value.code == 1
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert "could not save a checkpoint" in line
-    assert "last.ckpt is untouched" in line
+    assert re.search(r"the previous \S+/(best|last).ckpt is untouched", line)
     checkpoints = tmp_path / "runs" / "tiny" / "version_0" / "checkpoints"
     assert step_of(checkpoints / "last.ckpt") == 4
     assert sorted(path.name for path in checkpoints.iterdir()) == ["best.ckpt", "last.ckpt"]
@@ -132,6 +141,15 @@ def test_resuming_from_best_repeats_nothing(lightning_gpt):
     cut = lightning_gpt("fit", "--run.name", "cut", *same, "--ckpt_path", "best")
     for key in ("train/loss", "val/loss", "optim/lr", "progress/tokens"):
         assert losses(cut, key) == losses(straight, key), key
+
+
+def test_a_validation_that_a_kill_cut_short_is_made_up(lightning_gpt):
+    same = ("--last.every_n_steps", 1, "--model.config.dropout", 0.1)
+    with pytest.raises(RuntimeError, match="died"):
+        lightning_gpt("fit", *same, "--trainer.callbacks+=test_checkpoints.DieInValidation")
+    resumed, straight = lightning_gpt("fit", *same, "--ckpt_path", "last"), lightning_gpt("fit", *same)
+    for key in ("train/loss", "val/loss"):
+        assert losses(resumed, key) == losses(straight, key), key
 
 
 def test_saves_by_steps_and_at_the_end(lightning_gpt, capsys):
