@@ -1,0 +1,82 @@
+import json
+
+import pytest
+import torch
+
+from lightning_gpt.cli import main
+from lightning_gpt.hub import open_model
+
+GPT2 = {"n_layer": 2}
+LLAMA = {"position": "rotary", "norm": "rmsnorm", "feed_forward": "swiglu", "bias": False, "n_kv_head": 1}
+OURS = {**LLAMA, "feed_forward": "relu2", "logit_softcap": 15.0}
+
+
+@pytest.fixture(params=[GPT2, LLAMA], ids=["gpt2", "llama"])
+def run(request, lightning_gpt):
+    return lightning_gpt("fit", {"model": {"init_args": {"config": request.param}}})
+
+
+@pytest.mark.parametrize("what", ["run", "runs", "best", "last"])
+def test_an_exported_run_is_the_same_model_to_transformers(run, what, tmp_path, capsys):
+    from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+
+    source = {
+        "run": run,
+        "runs": run.parent,
+        "best": run / "checkpoints" / "best.ckpt",
+        "last": run / "checkpoints" / "last.ckpt",
+    }[what]
+    main(["export", str(source), str(tmp_path / "out")])
+    assert "transformers reads it" in capsys.readouterr().out
+    net, tokenizer = open_model(run / "checkpoints" / f"{'last' if what == 'last' else 'best'}.ckpt")
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
+    ids = torch.tensor([tokenizer.encode("to be or not to")])[:, :16]
+    with torch.no_grad():
+        torch.testing.assert_close(theirs(ids).logits, net(ids), rtol=0, atol=1e-4)
+    read = PreTrainedTokenizerFast.from_pretrained(tmp_path / "out")
+    assert read("to be né")["input_ids"] == tokenizer.encode("to be né")
+
+
+def test_an_export_can_be_trained_on_and_talks(run, tmp_path, lightning_gpt, capsys):
+    main(["export", str(run), str(tmp_path / "out")])
+    again = lightning_gpt("fit", "--run.name", "again", "--model.init_from", tmp_path / "out")
+    assert (again / "checkpoints" / "last.ckpt").exists()
+    texts = []
+    for model in (run, run.parent, run / "checkpoints" / "best.ckpt", tmp_path / "out"):
+        capsys.readouterr()
+        main(["generate", str(model), "--prompt", "to be", "--max_new_tokens", "30", "--json", "--seed", "3"])
+        texts.append(json.loads(capsys.readouterr().out)["text"])
+    assert len(texts[0]) > 5
+    assert len(set(texts)) == 1
+
+
+def test_what_transformers_has_no_class_for_is_still_ours(lightning_gpt, tmp_path, capsys):
+    run = lightning_gpt("fit", {"model": {"init_args": {"config": OURS}}})
+    main(["export", str(run), str(tmp_path / "out")])
+    assert "lightning-gpt alone reads it" in capsys.readouterr().out
+    ids = torch.arange(10)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(open_model(tmp_path / "out")[0](ids), open_model(run)[0](ids), rtol=0, atol=0)
+
+
+def test_mistakes_are_one_line(lightning_gpt, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.ckpt").write_text("To be")
+    for args in (
+        ["generate", str(tmp_path / "empty")],
+        ["generate", str(tmp_path / "nowhere.ckpt")],
+        ["generate", str(tmp_path / "text.ckpt")],
+        ["export", str(tmp_path / "text.ckpt"), "out"],
+        ["generate", str(tmp_path / "empty"), "--temperatur", "1"],
+        ["generate"],
+        ["prepare", str(tmp_path / "nowhere.txt")],
+        ["prepare", str(tmp_path / "empty")],
+    ):
+        with pytest.raises(SystemExit) as stop:
+            main(args)
+        assert stop.value.code == 2, args
+        err = capsys.readouterr().err.strip().splitlines()
+        assert err[-1].startswith("lightning-gpt: error: "), args
+        assert len(err[-1]) < 400
+        if "--temperatur" in args:
+            assert "did you mean 'temperature'?" in err[-1]
