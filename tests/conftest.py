@@ -77,6 +77,15 @@ def clean_process(tmp_path, monkeypatch) -> Iterator[None]:
 
 
 @pytest.fixture
+def one_thread() -> Iterator[None]:
+    """For tests that fork: OpenMP's threads do not survive it, and a child would wait for them for ever."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
 def recipe(tmp_path, corpus) -> Path:
     """RECIPE with the corpus' place as a YAML file."""
     path = tmp_path / "tiny.yaml"

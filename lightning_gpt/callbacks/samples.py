@@ -4,8 +4,11 @@ import os
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 
 from lightning_gpt.inference import SamplingConfig, generate_text
+
+SHARDED = (FSDPStrategy, ModelParallelStrategy)
 
 
 class Samples(Callback):
@@ -36,7 +39,8 @@ class Samples(Callback):
         """Samples on rank 0 only; sharded networks cannot be sampled by one rank and are left alone."""
         if not self.tokens or trainer.sanity_checking or trainer.fast_dev_run or trainer.state.fn != "fit":
             return
-        if not trainer.is_global_zero or type(trainer.strategy).__name__ in ("FSDPStrategy", "ModelParallelStrategy"):
+        directory = trainer.log_dir  # a broadcast: every rank takes part
+        if not trainer.is_global_zero or isinstance(trainer.strategy, SHARDED):
             return
         texts = list(self.prompts)
         net, training = pl_module.net, pl_module.net.training
@@ -53,6 +57,6 @@ class Samples(Callback):
                     # Four spaces make TensorBoard's Markdown keep line breaks.
                     indented = "\n".join("    " + line for line in text.splitlines())
                     logger.experiment.add_text(f"samples/{row}", indented, step)
-        if trainer.log_dir:
-            with open(os.path.join(trainer.log_dir, "samples.txt"), "a", encoding="utf-8") as file:
+        if directory:
+            with open(os.path.join(directory, "samples.txt"), "a", encoding="utf-8") as file:
                 file.writelines(f"--- step {step}, prompt {row} ---\n{text}\n" for row, text in enumerate(texts))

@@ -3,7 +3,14 @@
 import logging
 import warnings
 
+CHATTERS = (
+    "lightning.pytorch.utilities.rank_zero",
+    "lightning.fabric.utilities.seed",
+    "lightning.fabric.utilities.distributed",
+    "lightning.fabric",
+)
 NOISE = (
+    ".*sync_dist=True.*",  # what is logged has been summed over the ranks
     ".*LightningCLI.s args parameter.*",
     ".*does not have many workers.*",
     ".*litlogger.*",
@@ -25,7 +32,9 @@ class _DropTips(logging.Filter):
 
 def quiet_lightning() -> None:
     """Filters Lightning's advertising and device banners, keeps its warnings."""
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed", "lightning.fabric"):
-        logging.getLogger(name).addFilter(_DropTips())
+    for name in CHATTERS:
+        logger = logging.getLogger(name)
+        if not any(isinstance(one, _DropTips) for one in logger.filters):
+            logger.addFilter(_DropTips())
     for pattern in NOISE:
         warnings.filterwarnings("ignore", message=pattern)

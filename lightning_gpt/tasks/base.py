@@ -120,6 +120,8 @@ class Task(LightningModule):
             self.gradient_norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
         else:
             self.gradient_norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
+        if hasattr(self.gradient_norm, "full_tensor"):  # sharded gradients have a sharded norm
+            self.gradient_norm = self.gradient_norm.full_tensor()
         if self.gradient_norm.device.type == "cpu" and not torch.isfinite(self.gradient_norm):
             raise NonFiniteError(
                 f"the gradient norm is {self.gradient_norm.item()} in optimizer step {self.trainer.global_step + 1}"

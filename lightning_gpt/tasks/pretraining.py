@@ -53,6 +53,10 @@ class Pretraining(Task):
         else:
             self.net = self._initial_network(self.init_from)
         self.net.checkpoint_every = self.checkpoint_every
+        if getattr(self, "_device_mesh", None) is not None:  # set by ModelParallelStrategy
+            from lightning_gpt.tasks.sharding import shard_network
+
+            shard_network(self.net, self.device_mesh["data_parallel"])
         # Compiled as a function, so that parameter names stay what they are in every checkpoint.
         self.loss_function = torch.compile(self.net.loss) if self.compile_loss else self.net.loss
 

@@ -167,7 +167,7 @@ class RankRecorder(Recorder):
             json.dump([self.seen, self.validated], file)
 
 
-def test_two_processes_share_the_batches_of_one(tmp_path, corpus):
+def test_two_processes_share_the_batches_of_one(tmp_path, corpus, one_thread):
     for world_size in (1, 2):
         data = TokenData(str(corpus), batch_size=4 // world_size, block_size=8)
         kwargs = {"strategy": "ddp_fork", "devices": world_size} if world_size > 1 else {}

@@ -87,12 +87,12 @@ def test_four_times_four_is_sixteen(documents, lightning_gpt):
 
 
 @pytest.mark.parametrize("documents", ["join", "separate"])
-def test_two_processes_are_one(documents, lightning_gpt):
-    torch.set_num_threads(1)  # the processes are forked from this one
+def test_two_processes_are_one(documents, lightning_gpt, one_thread):
     same = ("--data.documents", documents, "--data.val_batch_size", 7)
     one = lightning_gpt("fit", *same, "--data.batch_size", 4)
-    two = ("--trainer.devices", 2, "--trainer.strategy", "ddp_fork", "--data.batch_size", 2)
-    two = lightning_gpt("fit", *same, *two)
+    two = ("--trainer.devices", 2, "--trainer.strategy", "ddp_fork", "--data.batch_size", 2, "--samples.tokens", 3)
+    two = lightning_gpt("fit", *same, *two, "--run.tensorboard", "true", "--last.every_n_steps", 2)
+    assert (two / "samples.txt").exists()
     for key in ("train/loss", "optim/gradient_norm", "val/loss", "progress/tokens"):
         assert losses(two, key) == pytest.approx(losses(one, key), rel=1e-4), key
 
