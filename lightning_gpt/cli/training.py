@@ -17,6 +17,7 @@ import_lightning()
 import torch  # noqa: E402
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer  # noqa: E402
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback  # noqa: E402
+from lightning.pytorch.utilities.rank_zero import rank_zero_only  # noqa: E402
 
 from lightning_gpt.callbacks import (  # noqa: E402
     AtomicCheckpointIO,
@@ -218,7 +219,8 @@ def run_training(verb: str, args: list[str]) -> TrainingCLI:
             args=[verb, *args],
         )
     except Interrupted as stop:
-        print(stop.message, file=sys.stderr)
+        if rank_zero_only.rank == 0:
+            print(stop.message, file=sys.stderr)
         raise
     except NonFiniteError as error:
         advice = "the last good checkpoint is kept: lower the learning rate or check the data"
