@@ -43,7 +43,7 @@ def kill_at(step: int, args: list[str], run) -> int:
     return newest_step(run)
 
 
-def test_killed_three_times_is_never_killed(clean_process, recipe, tmp_path):
+def test_killed_three_times_is_never_killed(clean_process, one_thread, recipe, tmp_path):
     args = ["fit", "-c", str(recipe), "--trainer.max_steps", str(STEPS), "--trainer.precision", "bf16-mixed"]
     args += ["--trainer.accumulate_grad_batches", "2", "--model.config.dropout", "0.1", "--samples.tokens", "3"]
     args += ["--last.every_n_steps", "3", "--trainer.val_check_interval", "50", "--run.dir"]
