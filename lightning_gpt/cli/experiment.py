@@ -27,11 +27,14 @@ def experiment_command(yaml: str, smoke: bool = False, report_only: bool = False
         return
     experiment = load_experiment(path)
     # As Ctrl-C: the running cell saves, and is resumed by the next call.
-    signal.signal(signal.SIGTERM, _stop)
+    before = signal.signal(signal.SIGTERM, _stop)
     cells = plan_cells(experiment, smoke=smoke)
     if smoke and not out:
         directory = RUNS / "smoke" / experiment.chapter / experiment.name / "report"
-    run_cells(cells, experiment.metrics[0])
+    try:
+        run_cells(cells, experiment.metrics[0])
+    finally:
+        signal.signal(signal.SIGTERM, before)
     results = collect_results(experiment, cells, f"lightning-gpt experiment {path.as_posix()}")
     save_results(results, directory)
     print(write_report(results, directory))
