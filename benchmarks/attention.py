@@ -56,7 +56,7 @@ def main() -> None:
     for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         for T in map(int, options.lengths.split(",")):
             times = measure(T, dtype, options.repeats, device, options.compile)
-            chosen = "plain" if uses_plain_path(device, T) else "fused"
+            chosen = "plain" if uses_plain_path(device, dtype, T) else "fused"
             measurements.append({"dtype": name, "length": T, **times, "chosen": chosen})
             shown = [f"**{times[path]:.2f}**" if path == chosen else f"{times[path]:.2f}" for path in PATHS]
             right = "yes" if times[chosen] == min(times.values()) else "no"

@@ -14,8 +14,9 @@ from lightning_gpt.nn.cache import KVCache
 from lightning_gpt.nn.config import GPTConfig
 from lightning_gpt.nn.positions import rotate
 
-# On CPU the fused kernel pays only where the T x S matrix no longer fits the caches (benchmarks/attention.py).
-CPU_PLAIN_MAX_KEYS = 2048
+# Up to how many keys matrix products beat the fused kernel on CPU, forward and backward (benchmarks/attention.py). In
+# bfloat16 the products use the processor's matrix units, the fused kernel hardly.
+CPU_PLAIN_MAX_KEYS = {torch.float32: 256, torch.bfloat16: 2048}
 
 AttentionPath = Callable[[Tensor, Tensor, Tensor, Tensor | None, float, float], Tensor]
 
@@ -67,9 +68,9 @@ def fused_causal_attention(
     )
 
 
-def uses_plain_path(device: torch.device, keys: int) -> bool:
-    """Whether matrix products beat the fused kernel here: on CPU up to CPU_PLAIN_MAX_KEYS keys."""
-    return device.type == "cpu" and keys <= CPU_PLAIN_MAX_KEYS
+def uses_plain_path(device: torch.device, dtype: torch.dtype, keys: int) -> bool:
+    """Whether matrix products beat the fused kernel here; never on a GPU."""
+    return device.type == "cpu" and keys <= CPU_PLAIN_MAX_KEYS.get(dtype, 0)
 
 
 def causal_mask(query_positions: Tensor, keys: int, dtype: torch.dtype, document_ids: Tensor | None = None) -> Tensor:

@@ -122,7 +122,7 @@ class GPT(nn.Module):
         rotary = self.rotary(where, dtype) if self.config.position == "rotary" else None
 
         plain_causal = positions is None and document_ids is None
-        if uses_plain_path(device, keys):
+        if uses_plain_path(device, dtype, keys):
             path = plain_attention
         else:
             path = fused_causal_attention if plain_causal and keys == T else fused_attention

@@ -1,14 +1,18 @@
 """Cross-entropy of the output head without holding every logit. Legend: N tokens, C width, V vocabulary."""
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 IGNORE_INDEX = -100
 
-# Up to this many logits the plain form is as fast and small enough; above, tokens are taken in chunks.
+# Up to this many logits the plain form is as fast and small enough; above, tokens are taken in equal chunks of at most
+# CHUNK_LOGITS (smaller ones save memory, larger ones time) and within them in blocks of BLOCK_LOGITS.
 PLAIN_MAX_LOGITS = 1 << 23
-CHUNK_LOGITS = 1 << 24
+CHUNK_LOGITS = 1 << 25
+BLOCK_LOGITS = 1 << 21
 
 
 def plain_linear_cross_entropy(
@@ -22,44 +26,51 @@ def plain_linear_cross_entropy(
     return loss, (targets_N != IGNORE_INDEX).sum()
 
 
+def _softmax_rows(logits_RV: Tensor, targets_R: Tensor, softcap: float | None, need_grad: bool) -> Tensor:
+    """Sum of the rows' cross-entropies in float32; the logits are overwritten by their gradient, softmax - onehot."""
+    capped = logits_RV if softcap is None else softcap * torch.tanh(logits_RV.float() / softcap)
+    log_p = torch.log_softmax(capped, dim=-1, dtype=torch.float32)
+    valid = (targets_R != IGNORE_INDEX)[:, None]
+    index = targets_R.clamp(min=0)[:, None]
+    loss = -torch.where(valid, log_p.gather(1, index), 0.0).sum()
+    if need_grad:
+        grad = log_p.exp_()
+        grad.scatter_add_(1, index, torch.full_like(index, -1.0, dtype=torch.float32))
+        if softcap is not None:
+            grad *= 1 - (capped / softcap).square()
+        torch.mul(grad, valid, out=logits_RV)
+    return loss
+
+
 class _ChunkedLinearCrossEntropy(torch.autograd.Function):
     """Loss and both gradients in one pass over chunks of tokens: the largest tensor is chunk x V.
 
-    The gradient of a softmax cross-entropy is known the moment its logits are (softmax - onehot), so it is taken at
-    once instead of storing logits for later; three matrix products in all, as the plain form needs.
+    The gradient of a softmax cross-entropy is known the moment its logits are (softmax - onehot), so it takes their
+    place instead of storing logits for later; three matrix products in all, as the plain form needs. What is between
+    the products is done in blocks that stay in a CPU's cache.
     """
 
     @staticmethod
     def forward(ctx, hidden_NC, weight_VC, targets_N, vocab_size, softcap, chunk, need_grad):
-        compute = hidden_NC.dtype
-        weight = weight_VC.to(compute)
+        weight = weight_VC[:vocab_size].to(hidden_NC.dtype)
+        block = BLOCK_LOGITS if hidden_NC.device.type == "cpu" else CHUNK_LOGITS
+        rows, columns = max(block // vocab_size, 1), max(block // hidden_NC.shape[1], 1)
         loss = torch.zeros((), device=hidden_NC.device)
         grad_hidden = torch.empty_like(hidden_NC) if need_grad else None
         grad_weight = torch.zeros_like(weight_VC, dtype=torch.float32) if need_grad else None
         for start in range(0, len(hidden_NC), chunk):
-            part = slice(start, start + chunk)
-            hidden, targets = hidden_NC[part], targets_N[part]
-            logits = (hidden @ weight.T)[:, :vocab_size].float()
-            if softcap is not None:
-                tanh = torch.tanh(logits / softcap)
-                logits = softcap * tanh
-            valid = targets != IGNORE_INDEX
-            index = targets.clamp(min=0)[:, None]
-            log_z = torch.logsumexp(logits, dim=-1, keepdim=True)
-            loss += torch.where(valid, (log_z - logits.gather(1, index))[:, 0], 0.0).sum()
+            hidden, targets = hidden_NC[start : start + chunk], targets_N[start : start + chunk]
+            logits = hidden @ weight.T
+            for part, wanted in zip(logits.split(rows), targets.split(rows)):
+                loss += _softmax_rows(part, wanted, softcap, need_grad)
             if not need_grad:
                 continue
-            grad = logits.sub_(log_z).exp_()
-            grad.scatter_add_(1, index, torch.full_like(log_z, -1.0))
-            grad *= valid[:, None]
-            if softcap is not None:
-                grad *= 1 - tanh.square()
-            grad = grad.to(compute)
-            torch.mm(grad, weight[:vocab_size], out=grad_hidden[part])
-            if compute == torch.float32:
-                grad_weight[:vocab_size].addmm_(grad.T, hidden)
-            else:
-                grad_weight[:vocab_size] += grad.T @ hidden
+            torch.mm(logits, weight, out=grad_hidden[start : start + chunk])
+            for total, part in zip(grad_weight[:vocab_size].split(columns), logits.split(columns, dim=1)):
+                if total.dtype == part.dtype:
+                    total.addmm_(part.T, hidden)
+                else:
+                    total += part.T @ hidden
         # Not save_for_backward: backward scales them in place, since a second copy of V x C is what this file avoids.
         ctx.gradients = (grad_hidden, grad_weight.to(weight_VC.dtype)) if need_grad else None
         return loss
@@ -84,7 +95,9 @@ def chunked_linear_cross_entropy(
     device = hidden_NC.device.type
     if torch.is_autocast_enabled(device):
         hidden_NC = hidden_NC.to(torch.get_autocast_dtype(device))
-    chunk = chunk or max(CHUNK_LOGITS // vocab_size, 1)
+    if chunk is None:
+        chunks = math.ceil(len(hidden_NC) * vocab_size / CHUNK_LOGITS)
+        chunk = math.ceil(len(hidden_NC) / chunks)
     need_grad = torch.is_grad_enabled() and (hidden_NC.requires_grad or weight_VC.requires_grad)
     with torch.autocast(device, enabled=False):
         loss = _ChunkedLinearCrossEntropy.apply(hidden_NC, weight_VC, targets_N, vocab_size, softcap, chunk, need_grad)
