@@ -10,13 +10,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lightning_gpt.nn.blocked_attention import blocked_causal_attention
 from lightning_gpt.nn.cache import KVCache
 from lightning_gpt.nn.config import GPTConfig
 from lightning_gpt.nn.positions import rotate
 
-# Up to how many keys matrix products beat the fused kernel on CPU, forward and backward (benchmarks/attention.py). In
-# bfloat16 the products use the processor's matrix units, the fused kernel hardly.
+# Which path is the quickest on CPU, forward and backward (benchmarks/attention.py). In bfloat16 matrix products use the
+# processor's matrix units, the fused kernel hardly. The fused kernel alone keeps no T x T weights: beyond these lengths
+# memory decides.
 CPU_PLAIN_MAX_KEYS = {torch.float32: 256, torch.bfloat16: 2048}
+CPU_BLOCKED_TOKENS = {torch.float32: range(128, 1025), torch.bfloat16: range(128, 2049)}
 
 AttentionPath = Callable[[Tensor, Tensor, Tensor, Tensor | None, float, float], Tensor]
 
@@ -68,9 +71,26 @@ def fused_causal_attention(
     )
 
 
-def uses_plain_path(device: torch.device, dtype: torch.dtype, keys: int) -> bool:
-    """Whether matrix products beat the fused kernel here; never on a GPU."""
-    return device.type == "cpu" and keys <= CPU_PLAIN_MAX_KEYS.get(dtype, 0)
+IMPLIES_CAUSAL = (blocked_causal_attention, fused_causal_attention)
+"""Paths that need no mask and take none."""
+
+
+def choose_path(
+    device: torch.device, dtype: torch.dtype, queries: int, keys: int, whole: bool, dropout: bool
+) -> AttentionPath:
+    """The quickest path that serves.
+
+    Args:
+        device, dtype: of queries and keys.
+        queries, keys: T and S.
+        whole: every row is one causal sequence from its first token on.
+        dropout: attention weights are dropped.
+    """
+    if device.type == "cpu" and whole and not dropout and queries in CPU_BLOCKED_TOKENS.get(dtype, ()):
+        return blocked_causal_attention
+    if device.type == "cpu" and keys <= CPU_PLAIN_MAX_KEYS.get(dtype, 0):
+        return plain_attention
+    return fused_causal_attention if whole else fused_attention
 
 
 def causal_mask(query_positions: Tensor, keys: int, dtype: torch.dtype, document_ids: Tensor | None = None) -> Tensor:

@@ -5,14 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from lightning_gpt.nn.attention import (
-    CausalSelfAttention,
-    causal_mask,
-    fused_attention,
-    fused_causal_attention,
-    plain_attention,
-    uses_plain_path,
-)
+from lightning_gpt.nn.attention import IMPLIES_CAUSAL, CausalSelfAttention, causal_mask, choose_path
 from lightning_gpt.nn.cache import KVCache
 from lightning_gpt.nn.config import GPTConfig
 from lightning_gpt.nn.feedforward import build_feed_forward
@@ -122,12 +115,10 @@ class GPT(nn.Module):
         rotary = self.rotary(where, dtype) if self.config.position == "rotary" else None
 
         plain_causal = positions is None and document_ids is None
-        if uses_plain_path(device, dtype, keys):
-            path = plain_attention
-        else:
-            path = fused_causal_attention if plain_causal and keys == T else fused_attention
-        if path is fused_causal_attention or (plain_causal and T == 1):
-            mask = None  # implied by the kernel, or the newest token sees everything
+        dropped = bool(self.config.dropout) and self.training
+        path = choose_path(device, dtype, T, keys, whole=plain_causal and keys == T, dropout=dropped)
+        if path in IMPLIES_CAUSAL or (plain_causal and T == 1):
+            mask = None  # implied by the path, or the newest token sees everything
         else:
             queries = positions if positions is not None else torch.arange(start, start + T, device=device)
             wide = dtype if cache is None else torch.promote_types(dtype, cache.dtype)
