@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 import urllib.request
+from itertools import product
 from pathlib import Path
 from statistics import median
 
@@ -46,13 +47,16 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--dtypes", default="float32,bfloat16", help="of nanoGPT (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="repetitions, interleaved (default: %(default)s)")
     parser.add_argument("--nanogpt-steps", type=int, default=2000, help="default: %(default)s")
-    parser.add_argument("--steps", type=int, help="of ours (default: the config's)")
+    parser.add_argument("--steps", help="of ours, several with commas: each config runs with each (default: its own)")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/time_to_quality.json"))
     options = parser.parse_args(arguments)
     options.nanogpt = Path(options.nanogpt).resolve()
     if not (options.nanogpt / "train.py").is_file():
         parser.error(f"--nanogpt {options.nanogpt} holds no train.py: git clone https://github.com/karpathy/nanoGPT")
     options.config = options.config or ["configs/pretrain/tinyshakespeare_fast.yaml"]
+    if options.steps and not all(word.isdigit() and int(word) for word in options.steps.split(",")):
+        parser.error(f"--steps {options.steps}: positive whole numbers with commas between them, such as 200,1200")
+    options.steps = [int(word) for word in options.steps.split(",")] if options.steps else [None]
     for config in [*options.config, options.trainer]:
         if not (ROOT / config).is_file():
             parser.error(f"{config} does not exist")
@@ -112,7 +116,7 @@ def run_nanogpt(dtype: str, options: argparse.Namespace, work: Path, text: Path,
     return {"seconds": seconds, **loss_of("nanogpt", out / "ckpt.pt", text, nanogpt)}
 
 
-def run_ours(config: str, options: argparse.Namespace, work: Path, text: Path, corpus: Path) -> dict:
+def run_ours(config: str, steps: int | None, options: argparse.Namespace, work: Path, text: Path, corpus: Path) -> dict:
     """One whole process of ours; `logged` is the last validation loss that it reported itself."""
     from lightning_gpt.callbacks.jsonl_logger import read_metrics
 
@@ -120,8 +124,8 @@ def run_ours(config: str, options: argparse.Namespace, work: Path, text: Path, c
     shutil.rmtree(runs, ignore_errors=True)
     command = [*CLI, "fit", "-c", config, "-c", options.trainer, "--data.init_args.data_dir", str(corpus)]
     command += ["--run.dir", str(runs)]
-    if options.steps:
-        command += ["--trainer.max_steps", str(options.steps)]
+    if steps:
+        command += ["--trainer.max_steps", str(steps)]
     seconds = process(command, ROOT)
     (metrics,) = runs.rglob("metrics.jsonl")
     logged = [row["val/loss"] for row in read_metrics(metrics) if "val/loss" in row]
@@ -182,9 +186,10 @@ def main() -> None:
                 row = run_nanogpt(dtype, options, work, text, nanogpt)
                 results["measurements"].append({"round": turn, "contestant": f"nanoGPT {dtype}", **row})
                 print(results["measurements"][-1], flush=True)
-            for config in options.config:
-                row = run_ours(config, options, work, text, corpus)
-                results["measurements"].append({"round": turn, "contestant": f"ours {Path(config).stem}", **row})
+            for config, steps in product(options.config, options.steps):
+                row = run_ours(config, steps, options, work, text, corpus)
+                name = f"ours {Path(config).stem}" + (f", {steps} steps" if steps else "")
+                results["measurements"].append({"round": turn, "contestant": name, **row})
                 print(results["measurements"][-1], flush=True)
             write_json(options.out, results)
     write_report(options.out, results, markdown(results))
