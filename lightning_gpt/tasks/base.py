@@ -89,7 +89,7 @@ class Task(LightningModule):
             NonFiniteError: on CPU, where looking costs nothing; on a GPU the metrics and checkpoints look.
         """
         loss = loss_sum.detach()
-        if loss.device.type == "cpu" and not torch.isfinite(loss):
+        if loss.device.type == "cpu" and not math.isfinite(loss.item()):
             raise NonFiniteError(f"the loss is {loss.item()} in optimizer step {self.trainer.global_step + 1}")
         self.window_loss = self.window_loss + loss
         self.window_tokens = self.window_tokens + count
@@ -107,7 +107,8 @@ class Task(LightningModule):
         Called by Lightning also without a clip value. torch's own function is used because Lightning 2.6 refuses to
         clip for fused optimizers under bf16-mixed.
         """
-        parameters = [p for p in self.parameters() if p.grad is not None]
+        # From the optimizer's lists: to walk the modules takes 0.2 ms of every step.
+        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         if getattr(self.trainer.datamodule, "masks_targets", True):
             self._rescale(parameters)
         self._step_tokens = 0
@@ -122,7 +123,7 @@ class Task(LightningModule):
             self.gradient_norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
         if hasattr(self.gradient_norm, "full_tensor"):  # sharded gradients have a sharded norm
             self.gradient_norm = self.gradient_norm.full_tensor()
-        if self.gradient_norm.device.type == "cpu" and not torch.isfinite(self.gradient_norm):
+        if self.gradient_norm.device.type == "cpu" and not math.isfinite(self.gradient_norm.item()):
             raise NonFiniteError(
                 f"the gradient norm is {self.gradient_norm.item()} in optimizer step {self.trainer.global_step + 1}"
             )
