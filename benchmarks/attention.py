@@ -14,8 +14,9 @@ import torch
 from benchmarks.machine import describe_machine, machine_line
 from benchmarks.report import markdown_table, write_report
 from lightning_gpt.cli.allocator import keep_freed_memory
-from lightning_gpt.nn.attention import causal_mask, choose_path, fused_causal_attention, plain_attention
+from lightning_gpt.nn.attention_paths import choose_path, fused_causal_attention, plain_attention
 from lightning_gpt.nn.blocked_attention import blocked_causal_attention
+from lightning_gpt.nn.masks import attention_mask
 
 HEADS, HEAD_SIZE, TOKENS = 6, 64, 4096
 PATHS = {"plain": plain_attention, "blocked": blocked_causal_attention, "fused": fused_causal_attention}
@@ -27,7 +28,8 @@ def measure(T: int, dtype: torch.dtype, repeats: int, device: torch.device, comp
     B = max(TOKENS // T, 1)
     q, k, v = (torch.randn(B, HEADS, T, HEAD_SIZE, dtype=dtype, device=device, requires_grad=True) for _ in range(3))
     upstream = torch.randn(B, HEADS, T, HEAD_SIZE, dtype=dtype, device=device)
-    mask = causal_mask(torch.arange(T, device=device), T, dtype)
+    position = torch.arange(T, device=device)
+    mask = attention_mask(position, position, dtype)
     functions = {name: torch.compile(path, dynamic=False) if compiled else path for name, path in PATHS.items()}
     taken: dict[str, list[float]] = {name: [] for name in PATHS}
     for _ in range(repeats + 2):

@@ -42,6 +42,9 @@ class Samples(Callback):
         directory = trainer.log_dir  # a broadcast: every rank takes part
         if not trainer.is_global_zero or isinstance(trainer.strategy, SHARDED):
             return
+        moe = pl_module.net.config.moe
+        if moe is not None and moe.routing == "expert_choice":
+            return  # cannot generate
         texts = list(self.prompts)
         net, training = pl_module.net, pl_module.net.training
         net.eval()

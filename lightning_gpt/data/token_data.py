@@ -35,6 +35,8 @@ class TokenData(LightningDataModule):
             batch_size x devices x accumulate_grad_batches x block_size tokens.
         block_size: Tokens per window, the length of context that the model trains on.
         val_batch_size: Windows per device in validation; null: as batch_size.
+        val_block_size: Tokens per window in validation; null: as block_size. With more than block_size the model is
+            built for them and validation shows how it reads beyond what it was trained on.
         mode: "random": windows anywhere, uniformly and with replacement. "epoch": the corpus cut into windows that do
             not overlap, each once per epoch, cut at another offset and put in another order in the next epoch.
         seed: Of the choice of windows; null: the global seed (`seed_everything`).
@@ -53,6 +55,7 @@ class TokenData(LightningDataModule):
         batch_size: int = 12,
         block_size: int = 1024,
         val_batch_size: int | None = None,
+        val_block_size: int | None = None,
         mode: Literal["random", "epoch"] = "random",
         seed: int | None = None,
         documents: Literal["join", "separate"] = "join",
@@ -65,6 +68,7 @@ class TokenData(LightningDataModule):
         self.batch_size = batch_size
         self.block_size = block_size
         self.val_batch_size = batch_size if val_batch_size is None else val_batch_size
+        self.val_block_size = block_size if val_block_size is None else val_block_size
         self.mode = mode
         self.seed = seed
         self.documents = documents
@@ -82,6 +86,11 @@ class TokenData(LightningDataModule):
     def vocab_size(self) -> int:
         """Size of the tokenizer's vocabulary."""
         return self.meta.tokenizer.vocab_size
+
+    @property
+    def context_size(self) -> int:
+        """The longest window of training and validation: what the model's block_size must be."""
+        return max(self.block_size, self.val_block_size)
 
     @property
     def fingerprint(self) -> str:
@@ -130,7 +139,7 @@ class TokenData(LightningDataModule):
         """The whole validation split once; nothing when the corpus has none."""
         if "val" not in self.meta.splits:
             return []
-        return EvalLoader(self._open("val"), self.val_batch_size, self.block_size, **self._placement())
+        return EvalLoader(self._open("val"), self.val_batch_size, self.val_block_size, **self._placement())
 
     def test_dataloader(self) -> EvalLoader | list:
         """As validation: a prepared corpus has two splits."""
@@ -207,7 +216,7 @@ class TokenData(LightningDataModule):
         }
 
     def _check_settings(self) -> None:
-        for name in ("batch_size", "block_size", "val_batch_size"):
+        for name in ("batch_size", "block_size", "val_batch_size", "val_block_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
         if self.num_workers < 0:

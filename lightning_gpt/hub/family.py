@@ -5,8 +5,8 @@ directions, and whatever is missing or left over on either side can be named.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -24,13 +24,15 @@ class TensorMap:
     theirs: tuple[str, ...]
     """Names in their state_dict; several are stacked by rows in ours."""
     shape: tuple[int, ...]
-    """Of ours, before any transposition, without padded rows."""
+    """Of ours, before any transposition, without padded rows; a stack of experts as its rows one below the other."""
     rows: tuple[int, ...] = ()
     """How many rows each of `theirs` takes, when there are several."""
     transposed: bool = False
     """Whether theirs is (in, out) where ours is (out, in)."""
     repeated: bool = False
     """Whether each of `theirs` is a copy of ours instead of a part."""
+    stack: int = 0
+    """Length of our first dimension when ours is a stack of matrices: `shape` has it folded into the rows."""
     fill: float = 0.0
     """Value of a constant, when `ours` is None."""
     optional: bool = False
@@ -59,6 +61,31 @@ class Family:
     """Start of the names that files saved from the bare body, without the head, leave out."""
 
 
+SHAPE_FIELDS = (
+    *("vocab_size", "block_size", "n_layer", "n_head", "n_embd", "ffn_hidden", "ffn_multiple", "vocab_multiple"),
+    *("tie_embeddings", "bias", "norm_eps", "norm_affine", "dropout", "initialization", "init_std"),
+    *("position", "norm", "feed_forward"),
+)
+"""Fields that every family writes down or that do not change the function; position, norm and feed_forward with
+values of its own."""
+
+
+def beyond(config: GPTConfig, expressible: Collection[str]) -> list[str]:
+    """Fields outside SHAPE_FIELDS and `expressible` that are not at their default, as `field=value`."""
+    found = []
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if field.name not in SHAPE_FIELDS and field.name not in expressible and value != field.default:
+            found.append(f"{field.name}={value:g}" if isinstance(value, float) else f"{field.name}={value}")
+    return found
+
+
+def outside(config: GPTConfig, **allowed: Collection[str]) -> list[str]:
+    """Fields whose value is not among the allowed ones, as `field=value`."""
+    values = {name: getattr(config, name) for name in allowed}
+    return [f"{name}={value}" for name, value in values.items() if value not in allowed[name]]
+
+
 def export_tensors(family: Family, config: GPTConfig, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Our state_dict -> theirs, contiguous, padded vocabulary rows cut."""
     dtype = state["token_embedding.weight"].dtype
@@ -67,7 +94,8 @@ def export_tensors(family: Family, config: GPTConfig, state: Mapping[str, Tensor
         if entry.ours is None:
             exported |= {name: torch.full(entry.shape, entry.fill, dtype=dtype) for name in entry.theirs}
             continue
-        tensor = state[entry.ours].detach().cpu()[: entry.shape[0]]
+        tensor = state[entry.ours].detach().cpu()
+        tensor = tensor.flatten(0, 1) if entry.stack else tensor[: entry.shape[0]]
         if entry.repeated:
             parts = [tensor.clone() for _ in entry.theirs]
         else:
@@ -122,6 +150,8 @@ def import_tensors(family: Family, config: GPTConfig, found: Mapping[str, Tensor
         if entry.repeated and any(not torch.equal(part, parts[0]) for part in parts[1:]):
             raise ValueError(f"{source}: {' and '.join(entry.theirs)} must be equal for {config.feed_forward}")
         state[entry.ours] = parts[0] if len(parts) == 1 or entry.repeated else torch.cat(parts)
+        if entry.stack:
+            state[entry.ours] = state[entry.ours].unflatten(0, (entry.stack, -1))
     for name in ("token_embedding.weight", "head.weight"):
         if name in state and (padding := config.padded_vocab_size - config.vocab_size):
             state[name] = torch.nn.functional.pad(state[name], (0, 0, 0, padding))

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from lightning_gpt.hub.family import Family, TensorMap
+from lightning_gpt.hub.family import Family, TensorMap, beyond, outside
 from lightning_gpt.nn import GPTConfig
 
 TO_ACTIVATION = {"gelu_tanh": "gelu_new", "gelu": "gelu", "relu": "relu", "relu2": "relu2"}
@@ -15,19 +15,23 @@ FROM_ACTIVATION = {their: our for our, their in TO_ACTIVATION.items()} | {
 
 def obstacles(config: GPTConfig) -> list[str]:
     """Fields that GPT2LMHeadModel has no counterpart for (absent biases and gains have: zeros and ones)."""
-    found = []
-    for name, allowed in (("position", ("learned",)), ("norm", ("layernorm",)), ("feed_forward", TO_ACTIVATION)):
-        if getattr(config, name) not in allowed:
-            found.append(f"{name}={getattr(config, name)}")
+    found = outside(
+        config,
+        position=("learned",),
+        norm=("layernorm",),
+        feed_forward=TO_ACTIVATION,
+        attention_scale=(None, 1.0),
+    )
     if config.kv_heads != config.n_head:
         found.append(f"n_kv_head={config.n_kv_head}")
     if config.head_size * config.n_head != config.n_embd:
         found.append(f"head_dim={config.head_dim}")
-    if config.qk_norm:
-        found.append("qk_norm=True")
-    if config.logit_softcap is not None:
-        found.append(f"logit_softcap={config.logit_softcap:g}")
-    return found
+    if config.has_qkv_bias != config.bias:
+        found.append(f"qkv_bias={config.qkv_bias}")
+    if any(config.windows):
+        found.append(f"window={config.window}")
+    known = ("n_kv_head", "head_dim", "qkv_bias", "window", "window_pattern", "rope_theta", "attention_scale")
+    return found + beyond(config, known)
 
 
 def to_config(config: GPTConfig) -> dict[str, Any]:
@@ -46,6 +50,7 @@ def to_config(config: GPTConfig) -> dict[str, Any]:
         "attn_pdrop": config.dropout,
         "resid_pdrop": config.dropout,
         "tie_word_embeddings": config.tie_embeddings,
+        "scale_attn_weights": config.attention_scale is None,
     }
 
 
@@ -61,8 +66,6 @@ def from_config(theirs: dict[str, Any]) -> GPTConfig:
     for name, plain in (("scale_attn_by_inverse_layer_idx", False), ("add_cross_attention", False)):
         if theirs.get(name, plain) != plain:
             raise ValueError(f"{name}={theirs[name]} has no counterpart here")
-    if not theirs.get("scale_attn_weights", True):
-        raise ValueError("scale_attn_weights=False has no counterpart here")
     return GPTConfig(
         vocab_size=theirs.get("vocab_size", 50257),
         block_size=theirs.get("n_positions", theirs.get("n_ctx", 1024)),
@@ -71,6 +74,7 @@ def from_config(theirs: dict[str, Any]) -> GPTConfig:
         n_embd=theirs.get("n_embd", 768),
         ffn_hidden=theirs.get("n_inner"),
         feed_forward=FROM_ACTIVATION[activation],
+        attention_scale=None if theirs.get("scale_attn_weights", True) else 1.0,
         norm_eps=theirs.get("layer_norm_epsilon", 1e-5),
         init_std=theirs.get("initializer_range", 0.02),
         tie_embeddings=theirs.get("tie_word_embeddings", True),

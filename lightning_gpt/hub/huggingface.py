@@ -11,11 +11,11 @@ from torch import Tensor
 
 from lightning_gpt.hub.family import Family, import_tensors
 from lightning_gpt.hub.gpt2 import GPT2
-from lightning_gpt.hub.llama import LLAMA, QWEN3
+from lightning_gpt.hub.llama import LLAMA_FAMILIES
 from lightning_gpt.hub.network import network_from_state
 from lightning_gpt.nn import GPT, GPTConfig
 
-FAMILIES: dict[str, Family] = {family.model_type: family for family in (GPT2, LLAMA, QWEN3)}
+FAMILIES: dict[str, Family] = {family.model_type: family for family in (GPT2, *LLAMA_FAMILIES)}
 OWN_TYPE = "lightning_gpt"
 """model_type of networks that no class of transformers can hold, and the key of config.json with our own fields."""
 
@@ -25,9 +25,23 @@ def family_of(config: GPTConfig) -> Family | None:
     return next((family for family in FAMILIES.values() if not family.obstacles(config)), None)
 
 
+def supported_family(model_type: str | None) -> Family:
+    """The architecture of a config.json.
+
+    Raises:
+        ValueError: one that we lack; names those that there are.
+    """
+    if model_type not in FAMILIES:
+        raise ValueError(f"model_type={model_type!r} is not supported: {', '.join([*FAMILIES, OWN_TYPE])} are")
+    return FAMILIES[model_type]
+
+
 def obstacles(config: GPTConfig) -> list[str]:
     """Fields without counterpart, as `field=value`, in the architecture that lacks the fewest; [] when one has all."""
-    return min((family.obstacles(config) for family in FAMILIES.values()), key=len)
+    # On a tie the architecture with experts tells more about experts than that the others have none.
+    return min(
+        (family.obstacles(config) for family in FAMILIES.values()), key=lambda found: (len(found), "moe" in found)
+    )
 
 
 def read_config(directory: Path) -> dict[str, Any]:
@@ -87,24 +101,37 @@ def load_huggingface(directory: Path, dtype: torch.dtype | None = None, device: 
     Raises:
         FileNotFoundError, ValueError: missing or damaged files, an architecture or setting that we lack.
     """
+    config, family = _described(directory)
+    state = read_tensors(directory)
+    if family is not None:
+        state = import_tensors(family, config, state, str(directory))
+    return network_from_state(config, state, str(directory), dtype, device)
+
+
+def read_network_config(directory: Path) -> GPTConfig:
+    """The network that a directory's config.json describes.
+
+    Raises:
+        ValueError: an architecture or setting that we lack.
+    """
+    return _described(directory)[0]
+
+
+def _described(directory: Path) -> tuple[GPTConfig, Family | None]:
+    """The network of config.json and its family; None = our own format."""
     values = read_config(directory)
-    kind = values.get("model_type")
-    own = values.get(OWN_TYPE)
+    kind, own = values.get("model_type"), values.get(OWN_TYPE)
     try:
         if kind == OWN_TYPE:
             if not isinstance(own, dict):
                 raise ValueError(f"the key {OWN_TYPE!r} is missing")
-            return network_from_state(GPTConfig.from_dict(own), read_tensors(directory), str(directory), dtype, device)
-        if kind not in FAMILIES:
-            raise ValueError(f"model_type={kind!r} is not supported: {', '.join([*FAMILIES, OWN_TYPE])} are")
-        family = FAMILIES[kind]
+            return GPTConfig.from_dict(own), None
+        family = supported_family(kind)
         if values.get("quantization_config"):
             raise ValueError("quantized weights are not supported: save the model unquantized first")
-        config = _own_config(family, values) or family.from_config(values)
+        return _own_config(family, values) or family.from_config(values), family
     except (ValueError, TypeError) as error:
         raise ValueError(f"{directory / 'config.json'}: {error}") from None
-    state = import_tensors(family, config, read_tensors(directory), str(directory))
-    return network_from_state(config, state, str(directory), dtype, device)
 
 
 def _own_config(family: Family, values: dict[str, Any]) -> GPTConfig | None:

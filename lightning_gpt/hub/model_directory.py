@@ -134,6 +134,7 @@ def _write(
     _write_json(directory / "generation_config.json", {k: v for k, v in special.items() if v is not None} | generation)
     tensors = {name: tensor.to(dtype) for name, tensor in tensors.items()}
     save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+    (directory / "model.safetensors").chmod(0o644)  # safetensors lets only the owner in
     if tokenizer is not None:
         (directory / "tokenizer.json").write_text(tokenizer.to_json(), encoding="utf-8")
         _write_json(directory / "tokenizer_config.json", _tokenizer_config(tokenizer, config.block_size))

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from lightning_gpt.nn import GPT, GPTConfig
-from lightning_gpt.nn.positions import RotaryTable
 
 
 def network_from_state(
@@ -47,6 +46,5 @@ def network_from_state(
     net.load_state_dict({name: tensor.to(device, dtype) for name, tensor in state.items()}, assign=True)
     if config.tie_embeddings:
         net.head.weight = net.token_embedding.weight
-    if config.position == "rotary":
-        net.rotary = RotaryTable(config.head_size, config.block_size, config.rope_theta).to(device)
+    net.build_tables(device)
     return net.eval()

@@ -19,7 +19,7 @@ def open_model(
     """The network (in evaluation mode) and tokenizer of
 
     - a checkpoint file of `lightning-gpt fit`,
-    - a model directory of ours or of transformers,
+    - a model directory of ours or of transformers, or a *.gguf file,
     - a run directory: the best checkpoint under it, else the last,
     - a name on the Hugging Face hub, such as openai-community/gpt2.
 
@@ -39,6 +39,10 @@ def open_model(
     if path.exists():
         if path.name in ("config.json", "model.safetensors"):
             return load_model(path.parent, dtype, device)
+        if path.suffix == ".gguf":
+            from lightning_gpt.hub.gguf import load_gguf
+
+            return load_gguf(path, dtype, device)
         return load_checkpoint(path, dtype, device)
     return load_model(locate(path_or_name), dtype, device)
 
@@ -66,7 +70,7 @@ def locate(name: str | Path) -> Path:
         FileNotFoundError: neither a path nor a reachable name.
     """
     text = str(name)
-    if not HUB_NAME.fullmatch(text) or text.endswith((".ckpt", ".pt", ".pth", ".bin", ".safetensors")):
+    if not HUB_NAME.fullmatch(text) or text.endswith((".ckpt", ".pt", ".pth", ".bin", ".safetensors", ".gguf")):
         raise FileNotFoundError(f"{text} does not exist")
     from huggingface_hub import snapshot_download
     from huggingface_hub.utils import disable_progress_bars

@@ -31,9 +31,11 @@ def prefill(net: GPT, windows: Sequence[Sequence[int]], cache: KVCache) -> Tenso
     lengths = [len(window) for window in windows]
     longest = max(lengths)
     input_ids_BT = torch.tensor([[*window, *[0] * (longest - len(window))] for window in windows], device=device)
+    ends = torch.tensor(lengths, device=device)
+    cache.ends = ends if min(lengths) < longest else None
     hidden_BTC = net.hidden(input_ids_BT, cache=cache)
-    last = torch.tensor(lengths, device=device) - 1
-    return net.logits(hidden_BTC[torch.arange(len(windows), device=device), last])
+    cache.ends = None
+    return net.logits(hidden_BTC[torch.arange(len(windows), device=device), ends - 1])
 
 
 @torch.inference_mode()

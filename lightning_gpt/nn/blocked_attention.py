@@ -1,19 +1,26 @@
-"""Causal attention on CPU in blocks of queries, each with the keys up to its end: what is masked is not computed.
+"""Causal attention on CPU in blocks of queries, each with the keys it may see: what is masked is not computed.
 
-Legend: B batch, T tokens, D head width, H query heads, K key/value heads, G = H / K, t queries of a block,
-e keys up to the block's end.
+Legend: B batch, T tokens, D head width, H query heads, K key/value heads, G = H / K. Keys of a block: first .. end - 1.
 """
-
-import math
 
 import torch
 from torch import Tensor
+
+from lightning_gpt.nn.masks import attention_mask
 
 
 def block_size(tokens: int) -> int:
     """Queries of a block: smaller ones skip more of the mask, larger ones make better matrix products (measured by
     benchmarks/attention.py)."""
     return 128 if tokens <= 1024 else 256
+
+
+def blocks_of(tokens: int, window: int | None) -> list[tuple[int, int, int]]:
+    """(first key, first query, end of both) of every block."""
+    size = block_size(tokens)
+    starts = range(0, tokens, size)
+    reach = tokens if window is None else window
+    return [(max(start - reach + 1, 0), start, min(start + size, tokens)) for start in starts]
 
 
 class _BlockedCausalAttention(torch.autograd.Function):
@@ -23,26 +30,26 @@ class _BlockedCausalAttention(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, q_BHTD, k_BKTD, v_BKTD, scale):
+    def forward(ctx, q_BHTD, k_BKTD, v_BKTD, scale, window, slopes_H):
         B, H, T, D = q_BHTD.shape
         K = k_BKTD.shape[1]
-        block = block_size(T)
         # Contiguous once: a matrix product would copy each block's slice again.
         q = (q_BHTD.contiguous() * scale).view(B * K, H // K, T, D)
         k, v = k_BKTD.contiguous().view(B * K, T, D), v_BKTD.contiguous().view(B * K, T, D)
         y = torch.empty_like(q)
-        future = torch.full((block, block), -math.inf, dtype=q.dtype, device=q.device).triu_(1)
+        position = torch.arange(T, device=q.device)
         weights = []
-        for start in range(0, T, block):
-            end = min(start + block, T)
-            scores = q[:, :, start:end].flatten(1, 2) @ k[:, :end].transpose(1, 2)
-            scores_GtT = scores.view(B * K, H // K, end - start, end)
-            scores_GtT[..., start:] += future[: end - start, : end - start]
+        for first, start, end in blocks_of(T, window):
+            scores = q[:, :, start:end].flatten(1, 2) @ k[:, first:end].transpose(1, 2)
+            # Without window and slopes only the block's own keys can be forbidden.
+            masked = start if window is None and slopes_H is None else first
+            mask = attention_mask(position[start:end], position[masked:end], q.dtype, window, slopes_H)
+            scores.view(B, H, end - start, end - first)[..., masked - first :] += mask
             weight = torch.softmax(scores, dim=-1, out=scores)
-            y[:, :, start:end] = (weight @ v[:, :end]).view(B * K, H // K, end - start, D)
+            y[:, :, start:end] = (weight @ v[:, first:end]).view(B * K, H // K, end - start, D)
             weights.append(weight)
         ctx.save_for_backward(q, k, v, *weights)
-        ctx.scale = scale
+        ctx.scale, ctx.window = scale, window
         return y.view(B, H, T, D)
 
     @staticmethod
@@ -50,35 +57,39 @@ class _BlockedCausalAttention(torch.autograd.Function):
         q, k, v, *weights = ctx.saved_tensors
         B, H, T, D = grad_BHTD.shape
         grad = grad_BHTD.contiguous().view(q.shape)
-        grad_q, grad_k, grad_v = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
-        block = block_size(T)
-        for index in reversed(range(len(weights))):  # the last block has every key: it begins the sums
-            start, end = index * block, min((index + 1) * block, T)
-            weight, grad_y = weights[index], grad[:, :, start:end].flatten(1, 2)
-            grad_weight = grad_y @ v[:, :end].transpose(1, 2)
+        grad_q, grad_k, grad_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
+        for weight, (first, start, end) in zip(weights, blocks_of(T, ctx.window)):
+            grad_y = grad[:, :, start:end].flatten(1, 2)
+            grad_weight = grad_y @ v[:, first:end].transpose(1, 2)
             grad_scores = torch._softmax_backward_data(grad_weight, weight, -1, weight.dtype)
-            grad_q[:, :, start:end] = (grad_scores @ k[:, :end]).view(*q.shape[:2], end - start, D)
-            for total, rows, columns in (
-                (grad_k, grad_scores, q[:, :, start:end].flatten(1, 2)),
-                (grad_v, weight, grad_y),
-            ):
-                if end == T:
-                    torch.bmm(rows.transpose(1, 2), columns, out=total)
-                else:
-                    total[:, :end] += rows.transpose(1, 2) @ columns
-        return grad_q.mul_(ctx.scale).view(B, H, T, D), grad_k.view(B, -1, T, D), grad_v.view(B, -1, T, D), None
+            grad_q[:, :, start:end] = (grad_scores @ k[:, first:end]).view(*q.shape[:2], end - start, D)
+            grad_k[:, first:end] += grad_scores.transpose(1, 2) @ q[:, :, start:end].flatten(1, 2)
+            grad_v[:, first:end] += weight.transpose(1, 2) @ grad_y
+        grads = grad_q.mul_(ctx.scale).view(B, H, T, D), grad_k.view(B, -1, T, D), grad_v.view(B, -1, T, D)
+        return *grads, None, None, None
 
 
 def blocked_causal_attention(
-    q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor, mask: Tensor | None, scale: float, dropout: float
+    q_BHTD: Tensor,
+    k_BKTD: Tensor,
+    v_BKTD: Tensor,
+    mask: Tensor | None,
+    scale: float,
+    dropout: float,
+    window: int | None = None,
+    slopes_H: Tensor | None = None,
 ) -> Tensor:
     """plain_attention under the causal mask for as many queries as keys and no dropout; `mask` is implied.
 
-    Differentiable once. Returns (B, H, T, D).
+    Args:
+        window, slopes_H: as in attention_mask; with a window, time and memory grow as T * window.
+
+    Returns:
+        (B, H, T, D); differentiable once.
     """
     device = q_BHTD.device.type
     if torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
         q_BHTD, k_BKTD, v_BKTD = q_BHTD.to(dtype), k_BKTD.to(dtype), v_BKTD.to(dtype)
     with torch.autocast(device, enabled=False):
-        return _BlockedCausalAttention.apply(q_BHTD, k_BKTD, v_BKTD, scale)
+        return _BlockedCausalAttention.apply(q_BHTD, k_BKTD, v_BKTD, scale, window, slopes_H)

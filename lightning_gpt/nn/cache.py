@@ -9,14 +9,17 @@ from lightning_gpt.nn.config import GPTConfig
 class KVCache:
     """Static slots: keys and values of every layer for up to `size` positions of `batch` rows.
 
-    Legend: L layers, B rows, H key/value heads, S slots, D head width. A slot's index is the token's position, so
-    rows may be ragged: right-padded prompts write rubbish behind their end, which is masked until real tokens
-    overwrite it.
+    Legend: B rows, H key/value heads, S slots, D head width, W window of a layer, T new tokens.
+
+    A layer that sees everything has a slot for every position: slot = position. Rows may be ragged: right-padded
+    prompts write rubbish behind their end, which is masked until real tokens overwrite it. A layer with a sliding
+    window has W slots and takes them in turn (slot = position mod W), so its memory does not grow with the text; there
+    rubbish would overwrite what is still seen, so `ends` says where each row ends.
 
     Args:
         config: of the network that will fill it.
         batch: B.
-        size: S; at most config.block_size positions are ever used.
+        size: how many positions; at most config.block_size are ever used.
         dtype: of the stored keys and values.
         device: where they live.
     """
@@ -30,24 +33,30 @@ class KVCache:
         device: torch.device | str = "cpu",
     ) -> None:
         self.size = min(size or config.block_size, config.block_size)
-        shape = (config.n_layer, batch, config.kv_heads, self.size, config.head_size)
-        self.key_LBHSD = torch.zeros(shape, dtype=dtype, device=device)
-        self.value_LBHSD = torch.zeros(shape, dtype=dtype, device=device)
+        self._slots = [self._slots_of(window) for window in config.windows]
+        shapes = [(batch, config.kv_heads, slots, config.head_size) for slots in self._slots]
+        self.keys = [torch.zeros(shape, dtype=dtype, device=device) for shape in shapes]
+        self.values = [torch.zeros(shape, dtype=dtype, device=device) for shape in shapes]
         self.length = 0
-        """Slots in use by the longest row."""
+        """Positions in use by the longest row."""
+        self.ends: Tensor | None = None
+        """(B,) int64: tokens of the next call at these positions and behind are padding. None = all are real."""
+
+    def _slots_of(self, window: int | None) -> int:
+        return self.size if window is None else min(window, self.size)
 
     @property
     def dtype(self) -> torch.dtype:
         """Of the stored keys and values."""
-        return self.key_LBHSD.dtype
+        return self.keys[0].dtype
 
     @property
     def nbytes(self) -> int:
         """Bytes held."""
-        return 2 * self.key_LBHSD.nbytes
+        return sum(tensor.nbytes for tensor in (*self.keys, *self.values))
 
     def reserve(self, start: int, count: int) -> None:
-        """Announces that slots start .. start + count - 1 are about to be written.
+        """Announces that positions start .. start + count - 1 are about to be written.
 
         Raises:
             ValueError: beyond the cache.
@@ -59,27 +68,72 @@ class KVCache:
             )
         self.length = max(self.length, start + count)
 
+    def key_positions(self, window: int | None, positions: Tensor | slice) -> Tensor:
+        """Positions of the keys that `update` returns for a layer of this window: (S,), or (B, S) when rows differ;
+        negative = nothing is there yet."""
+        device, slots = self.keys[0].device, self._slots_of(window)
+        if slots == self.size:
+            return torch.arange(self.length, device=device)
+        if isinstance(positions, slice):
+            first, count = positions.start, positions.stop - positions.start
+            new = torch.arange(first, positions.stop, device=device)
+        else:
+            first, count, new = positions[:, :1], positions.shape[1], positions
+        slot = torch.arange(min(self.length, slots) if count == 1 else slots, device=device)
+        if count == 1:
+            return first - (first - slot) % slots
+        if isinstance(first, int) and first == 0:
+            return new
+        old = first - 1 - (first - 1 - slot) % slots
+        return torch.cat((old, new), dim=-1)
+
     def update(self, layer: int, key_BHTD: Tensor, value_BHTD: Tensor, positions: Tensor | slice):
-        """Stores new keys and values and returns all (B, H, length, D) up to the longest row, in the wider of the
+        """Stores new keys and values and returns all (B, H, S, D) that the new tokens may see, in the wider of the
         cache's type and theirs: a float32 cache makes attention float32.
 
         Args:
             layer: which layer.
             key_BHTD, value_BHTD: of the new tokens.
-            positions: (B, T) int64, or a slice shared by the batch.
+            positions: (B, T) int64, consecutive in each row, or a slice shared by the batch.
         """
-        keys, values = self.key_LBHSD[layer], self.value_LBHSD[layer]
+        stored, given = (self.keys[layer], self.values[layer]), (key_BHTD, value_BHTD)
+        dtype = torch.promote_types(self.dtype, key_BHTD.dtype)
+        if self._slots[layer] == self.size or key_BHTD.shape[2] == 1:
+            shown = min(self.length, self._slots[layer])
+            return tuple(self._write(old, new, positions)[:, :, :shown].to(dtype) for old, new in zip(stored, given))
+        return tuple(self._rotate(old, new, positions, dtype) for old, new in zip(stored, given))
+
+    @staticmethod
+    def _write(stored: Tensor, new: Tensor, positions: Tensor | slice) -> Tensor:
+        """Each new token into its slot."""
+        slots = stored.shape[2]
         if isinstance(positions, slice):
-            keys[:, :, positions] = key_BHTD.to(keys.dtype)
-            values[:, :, positions] = value_BHTD.to(values.dtype)
+            start = positions.start % slots
+            stored[:, :, start : start + new.shape[2]] = new.to(stored.dtype)
         else:
-            index = positions[:, None, :, None].expand_as(key_BHTD)
-            keys.scatter_(2, index, key_BHTD.to(keys.dtype))
-            values.scatter_(2, index, value_BHTD.to(values.dtype))
-        dtype = torch.promote_types(keys.dtype, key_BHTD.dtype)
-        return keys[:, :, : self.length].to(dtype), values[:, :, : self.length].to(dtype)
+            index = (positions % slots)[:, None, :, None].expand_as(new)
+            stored.scatter_(2, index, new.to(stored.dtype))
+        return stored
+
+    def _rotate(self, stored: Tensor, new: Tensor, positions: Tensor | slice, dtype: torch.dtype) -> Tensor:
+        """Several tokens into the slots of a window: what they see is what was there and themselves; kept are the
+        last W real ones of each row."""
+        slots, device = stored.shape[2], stored.device
+        if isinstance(positions, slice):
+            first = torch.tensor([[positions.start]], device=device)
+            end = torch.tensor([[positions.stop]], device=device)
+            fresh = positions.start == 0
+        else:
+            first, end, fresh = positions[:, :1], positions[:, -1:] + 1, False
+        if self.ends is not None:
+            end = torch.minimum(end, self.ends[:, None])
+        seen = new.to(dtype) if fresh else torch.cat((stored.to(dtype), new.to(dtype)), dim=2)
+        kept = end - 1 - (end - 1 - torch.arange(slots, device=device)) % slots  # (B or 1, W): position of each slot
+        index = (kept - first).clamp(min=0)[:, None, :, None].expand(*new.shape[:2], slots, new.shape[3])
+        stored.copy_(torch.where((kept >= first)[:, None, :, None], new.gather(2, index).to(stored.dtype), stored))
+        return seen
 
     def select(self, rows: Tensor) -> None:
         """Keeps the given rows (B') int64, in that order: finished rows of a batch are dropped."""
-        self.key_LBHSD = self.key_LBHSD[:, rows]
-        self.value_LBHSD = self.value_LBHSD[:, rows]
+        self.keys = [tensor[rows] for tensor in self.keys]
+        self.values = [tensor[rows] for tensor in self.values]

@@ -27,11 +27,11 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 class FeedForward(nn.Module):
     """down(act(up(x))): C -> F -> C (Vaswani et al., 2017)."""
 
-    def __init__(self, config: GPTConfig) -> None:
+    def __init__(self, config: GPTConfig, hidden: int, kind: str) -> None:
         super().__init__()
-        self.up = nn.Linear(config.n_embd, config.hidden_size, bias=config.bias)
-        self.down = nn.Linear(config.hidden_size, config.n_embd, bias=config.bias)
-        self.activation = ACTIVATIONS[config.feed_forward]
+        self.up = nn.Linear(config.n_embd, hidden, bias=config.bias)
+        self.down = nn.Linear(hidden, config.n_embd, bias=config.bias)
+        self.activation = ACTIVATIONS[kind]
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down(self.activation(self.up(x)))
@@ -40,17 +40,17 @@ class FeedForward(nn.Module):
 class GatedFeedForward(nn.Module):
     """down(act(gate(x)) * up(x)) (Shazeer, 2020); gate and up are one matrix, so that x is read once."""
 
-    def __init__(self, config: GPTConfig) -> None:
+    def __init__(self, config: GPTConfig, hidden: int, kind: str) -> None:
         super().__init__()
-        self.gate_up = nn.Linear(config.n_embd, 2 * config.hidden_size, bias=config.bias)
-        self.down = nn.Linear(config.hidden_size, config.n_embd, bias=config.bias)
-        self.activation = ACTIVATIONS[config.feed_forward]
+        self.gate_up = nn.Linear(config.n_embd, 2 * hidden, bias=config.bias)
+        self.down = nn.Linear(hidden, config.n_embd, bias=config.bias)
+        self.activation = ACTIVATIONS[kind]
 
     def forward(self, x: Tensor) -> Tensor:
         gate, up = self.gate_up(x).chunk(2, dim=-1)
         return self.down(self.activation(gate) * up)
 
 
-def build_feed_forward(config: GPTConfig) -> nn.Module:
-    """The feed-forward that the configuration names."""
-    return GatedFeedForward(config) if config.feed_forward in GATED else FeedForward(config)
+def build_dense(config: GPTConfig, hidden: int, kind: str) -> nn.Module:
+    """A feed-forward of one kind, `hidden` wide."""
+    return (GatedFeedForward if kind in GATED else FeedForward)(config, hidden, kind)

@@ -1,47 +1,25 @@
 """The network: embedding, blocks, norm, head. Legend: B batch, T tokens, C width, V vocabulary."""
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from lightning_gpt.nn.attention import IMPLIES_CAUSAL, CausalSelfAttention, causal_mask, choose_path
+from lightning_gpt.nn.attention import Pass
+from lightning_gpt.nn.attention_paths import Sight, choose_path, make_sight, plain_attention
+from lightning_gpt.nn.blocks import build_block, build_norm
 from lightning_gpt.nn.cache import KVCache
 from lightning_gpt.nn.config import GPTConfig
-from lightning_gpt.nn.feedforward import build_feed_forward
 from lightning_gpt.nn.initialization import initialize
 from lightning_gpt.nn.loss import linear_cross_entropy
-from lightning_gpt.nn.norms import NORMS
-from lightning_gpt.nn.positions import RotaryTable
-
-
-def build_norm(config: GPTConfig) -> nn.Module:
-    """The normalisation that the configuration names."""
-    return NORMS[config.norm](config.n_embd, config.norm_eps, config.norm_affine, config.bias)
-
-
-class Block(nn.Module):
-    """x + attention(norm(x)), then x + feed_forward(norm(x)) (pre-norm, as GPT-2 and LLaMA)."""
-
-    def __init__(self, config: GPTConfig, layer: int) -> None:
-        super().__init__()
-        self.attention_norm = build_norm(config)
-        self.attention = CausalSelfAttention(config, layer)
-        self.feed_forward_norm = build_norm(config)
-        self.feed_forward = build_feed_forward(config)
-        self.dropout = config.dropout
-
-    def forward(self, x_BTC: Tensor, *shared) -> Tensor:
-        """(B, T, C) -> (B, T, C); `shared` is what CausalSelfAttention.forward takes after x."""
-        dropout = self.dropout if self.training else 0.0
-        branch = self.attention(self.attention_norm(x_BTC), *shared)
-        x_BTC = x_BTC + (F.dropout(branch, dropout) if dropout else branch)
-        branch = self.feed_forward(self.feed_forward_norm(x_BTC))
-        return x_BTC + (F.dropout(branch, dropout) if dropout else branch)
+from lightning_gpt.nn.moe import mixtures
+from lightning_gpt.nn.positions import RotaryTable, SinusoidalTable, alibi_slopes
 
 
 class GPT(nn.Module):
-    """A decoder-only transformer language model, GPT-2 and LLaMA among its settings.
+    """A decoder-only transformer language model; GPT-2, LLaMA, Mistral, Gemma 2 and others are settings of it.
 
     Args:
         config: shape and parts. Weights are drawn from torch's global generator (nn/initialization.py).
@@ -53,16 +31,26 @@ class GPT(nn.Module):
         self.token_embedding = nn.Embedding(config.padded_vocab_size, config.n_embd)
         if config.position == "learned":
             self.position_embedding = nn.Embedding(config.block_size, config.n_embd)
-        elif config.position == "rotary":
-            self.rotary = RotaryTable(config.head_size, config.block_size, config.rope_theta)
-        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
-        self.final_norm = build_norm(config)
+        self.blocks = nn.ModuleList(build_block(config, layer) for layer in range(config.n_layer))
+        self.final_norm = nn.Identity() if config.norm_place == "post" else build_norm(config)
         self.head = nn.Linear(config.n_embd, config.padded_vocab_size, bias=False)
         if config.tie_embeddings:
             self.head.weight = self.token_embedding.weight
         self.checkpoint_every = 0
         """Activation checkpointing (Chen et al., 2016): 0 = off, n = every n-th block is recomputed in backward."""
+        self.build_tables()
         initialize(self, config)
+
+    def build_tables(self, device: torch.device | str | None = None) -> None:
+        """Computes what follows from the configuration alone and is never saved: tables of positions."""
+        config = self.config
+        with torch.device(device) if device is not None else torch.device(self.token_embedding.weight.device):
+            if config.position == "sinusoidal":
+                self.position_embedding = SinusoidalTable(config.n_embd, config.block_size)
+            elif config.position == "rotary":
+                self.rotary = RotaryTable(config.rotary_size, config.block_size, config.rope_theta, config.rope_scaling)
+            elif config.position == "alibi":
+                self.register_buffer("slopes_H", alibi_slopes(config.n_head), persistent=False)
 
     def forward(
         self,
@@ -80,6 +68,7 @@ class GPT(nn.Module):
         positions: Tensor | None = None,
         cache: KVCache | None = None,
         document_ids: Tensor | None = None,
+        record: list[Tensor] | None = None,
     ) -> Tensor:
         """States before the head, (B, T, C).
 
@@ -89,12 +78,17 @@ class GPT(nn.Module):
                 Default: consecutive, continuing after the cache's longest row.
             cache: filled with these tokens' keys and values; earlier ones are attended to.
             document_ids: (B, T) int64; a token sees only its own document (packing). Not together with a cache.
+            record: gets every layer's attention weights (B, H, T, S) in order, to look at.
 
         Raises:
-            ValueError: more tokens than block_size or than the cache holds.
+            ValueError: more tokens than block_size or than the cache holds; a cache with expert choice.
         """
-        _, T = input_ids_BT.shape
-        device = input_ids_BT.device
+        T, device = input_ids_BT.shape[1], input_ids_BT.device
+        if cache is not None and self.config.moe is not None and self.config.moe.routing == "expert_choice":
+            raise ValueError(
+                "moe.routing=expert_choice cannot generate: each expert chooses among all tokens of a batch, later "
+                "ones too, which are not there yet; train with routing=softmax to generate"
+            )
         start = cache.length if cache is not None else 0
         if positions is None and start + T > self.config.block_size:
             raise ValueError(
@@ -104,32 +98,70 @@ class GPT(nn.Module):
         where: Tensor | slice = slice(start, start + T) if positions is None else positions
         if cache is not None:
             cache.reserve(start if positions is None else 0, T if positions is None else int(positions.max()) + 1)
-        keys = cache.length if cache is not None else T
 
         x = self.token_embedding(input_ids_BT)
-        if self.config.position == "learned":
+        if self.config.embedding_multiplier != 1:
+            x = x * self.config.embedding_multiplier
+        if self.config.position in ("learned", "sinusoidal"):
             x = x + self.position_embedding.weight[where]
         if self.config.dropout and self.training:
             x = F.dropout(x, self.config.dropout)
         dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else x.dtype
         rotary = self.rotary(where, dtype) if self.config.position == "rotary" else None
+        sights = {
+            window: self._sight(window, input_ids_BT, where, cache, document_ids, dtype, record)
+            for window in set(self.config.windows)
+        }
+        shared = Pass(sights, rotary, cache, where)
 
-        plain_causal = positions is None and document_ids is None
-        dropped = bool(self.config.dropout) and self.training
-        path = choose_path(device, dtype, T, keys, whole=plain_causal and keys == T, dropout=dropped)
-        if path in IMPLIES_CAUSAL or (plain_causal and T == 1):
-            mask = None  # implied by the path, or the newest token sees everything
-        else:
-            queries = positions if positions is not None else torch.arange(start, start + T, device=device)
-            wide = dtype if cache is None else torch.promote_types(dtype, cache.dtype)
-            mask = causal_mask(queries, keys, wide, document_ids)
-
+        embedding, first_value = x, None
         for layer, block in enumerate(self.blocks):
             if self.checkpoint_every and self.training and layer % self.checkpoint_every == 0:
-                x = checkpoint(block, x, path, mask, rotary, cache, where, use_reentrant=False)
+                x, value = checkpoint(block, x, shared, embedding, first_value, use_reentrant=False)
             else:
-                x = block(x, path, mask, rotary, cache, where)
+                x, value = block(x, shared, embedding, first_value)
+            if layer == 0 and self.config.value_skip:
+                first_value = value
         return self.final_norm(x)
+
+    def _sight(
+        self,
+        window: int | None,
+        input_ids_BT: Tensor,
+        where: Tensor | slice,
+        cache: KVCache | None,
+        document_ids: Tensor | None,
+        dtype: torch.dtype,
+        record: list[Tensor] | None,
+    ) -> Sight:
+        """How the layers of one window attend in this pass."""
+        config, device, T = self.config, input_ids_BT.device, input_ids_BT.shape[1]
+        slopes_H = self.slopes_H if config.position == "alibi" else None
+        if window is not None and window >= T and cache is None:
+            window = None
+        start = where.start if isinstance(where, slice) else None
+        plain_causal = start is not None and document_ids is None
+        key_positions = torch.arange(T, device=device) if cache is None else cache.key_positions(window, where)
+        path = choose_path(
+            device,
+            dtype,
+            queries=T,
+            keys=key_positions.shape[-1],
+            whole=start == 0,
+            dropout=bool(config.dropout) and self.training,
+            window=window,
+            biased=slopes_H is not None,
+            documents=document_ids is not None,
+            softcap=config.attention_softcap is not None,
+            sinks=config.attention_sinks,
+        )
+        if record is not None:
+            path = partial(plain_attention, record=record)
+        wide = dtype if cache is None else torch.promote_types(dtype, cache.dtype)
+        if plain_causal and T == 1 and slopes_H is None:
+            return make_sight(path, None, None, wide)  # the newest token sees whatever there is
+        queries = torch.arange(start, start + T, device=device) if start is not None else where
+        return make_sight(path, queries, key_positions, wide, window, slopes_H, document_ids)
 
     def logits(self, hidden_BTC: Tensor) -> Tensor:
         """Logits (B, T, V) of states from `hidden`."""
@@ -152,3 +184,10 @@ class GPT(nn.Module):
             vocab_size=self.config.vocab_size,
             softcap=self.config.logit_softcap,
         )
+
+    def training_loss(
+        self, input_ids_BT: Tensor, targets_BT: Tensor, document_ids: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """As `loss`, and what the experts' routers add to the mean loss (their balance and z-losses, all layers)."""
+        total, count = self.loss(input_ids_BT, targets_BT, document_ids)
+        return total, count, torch.stack([mixture.report.loss for _, mixture in mixtures(self)]).sum()

@@ -1,27 +1,35 @@
-"""Rotary position embedding (Su et al., 2021), in the half-split layout of Hugging Face's LLaMA."""
+"""How a token's position is told: tables that are added, angles that queries and keys are turned by, biases on scores.
+
+Rotary embedding is in the half-split layout of Hugging Face's LLaMA.
+"""
+
+import math
 
 import torch
 from torch import Tensor, nn
 
+from lightning_gpt.nn.rope_scaling import RopeScaling, rotary_frequencies
+
 
 class RotaryTable(nn.Module):
-    """cos and sin of every angle position * theta^(-2i/D), computed once in float32.
+    """cos and sin of every angle position * frequency (Su et al., 2021), computed once in float32.
 
     Buffers are not saved: they follow from the configuration.
+
+    Args:
+        size: D, how many numbers of a head are turned; even.
+        block_size: number of positions.
+        theta: base of the wavelengths.
+        scaling: changes them to read further (nn/rope_scaling.py).
     """
 
-    def __init__(self, head_size: int, block_size: int, theta: float) -> None:
+    def __init__(self, size: int, block_size: int, theta: float, scaling: RopeScaling | None = None) -> None:
         super().__init__()
-        self.head_size, self.block_size, self.theta = head_size, block_size, theta
-        cos, sin = self._tables()
-        self.register_buffer("cos_TD", cos, persistent=False)
-        self.register_buffer("sin_TD", sin, persistent=False)
-
-    def _tables(self) -> tuple[Tensor, Tensor]:
-        frequency = self.theta ** (-torch.arange(0, self.head_size, 2, dtype=torch.float64) / self.head_size)
-        angle = torch.arange(self.block_size, dtype=torch.float64)[:, None] * frequency
+        frequency, growth = rotary_frequencies(size, theta, scaling)
+        angle = torch.arange(block_size, dtype=torch.float64)[:, None] * frequency
         angle = torch.cat((angle, angle), dim=-1)
-        return angle.cos().float(), angle.sin().float()
+        self.register_buffer("cos_TD", (growth * angle.cos()).float(), persistent=False)
+        self.register_buffer("sin_TD", (growth * angle.sin()).float(), persistent=False)
 
     def forward(self, positions: Tensor | slice, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """cos and sin for the given positions.
@@ -38,6 +46,36 @@ class RotaryTable(nn.Module):
 
 
 def rotate(x_BHTD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turns each pair (x_i, x_{i + D/2}) by its angle; dot products then depend on distance alone."""
-    first, second = x_BHTD.chunk(2, dim=-1)
-    return x_BHTD * cos + torch.cat((-second, first), dim=-1) * sin
+    """Turns each pair (x_i, x_{i + R/2}) of the first R numbers of a head by its angle, R being the table's width; dot
+    products then depend on distance alone. Numbers behind R stay (partial rotary: Black et al., 2022, GPT-NeoX)."""
+    size = cos.shape[-1]
+    turned = x_BHTD if size == x_BHTD.shape[-1] else x_BHTD[..., :size]
+    first, second = turned.chunk(2, dim=-1)
+    turned = turned * cos + torch.cat((-second, first), dim=-1) * sin
+    return turned if size == x_BHTD.shape[-1] else torch.cat((turned, x_BHTD[..., size:]), dim=-1)
+
+
+class SinusoidalTable(nn.Module):
+    """Fixed sines and cosines that are added to token embeddings (Vaswani et al., 2017, section 3.5).
+
+    Even columns hold sin(position / 10000^(i / C)), odd ones the cosine of the same angle. Buffers are not saved.
+    """
+
+    def __init__(self, width: int, block_size: int) -> None:
+        super().__init__()
+        frequency = 10000.0 ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
+        angle = torch.arange(block_size, dtype=torch.float64)[:, None] * frequency
+        table = torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(1)[:, :width]
+        self.register_buffer("weight", table.float(), persistent=False)
+
+
+def alibi_slopes(heads: int) -> Tensor:
+    """What each head takes off its scores per token of distance (Press et al., 2022): (H,) float32.
+
+    The geometric sequence 2^(-8/n), 2^(-16/n), ... for a power of two; other counts add every second one of the
+    sequence of the next power, as the paper's reference implementation does.
+    """
+    power = 2 ** math.floor(math.log2(heads))
+    slopes = [2 ** (-8 * (i + 1) / power) for i in range(power)]
+    slopes += [2 ** (-4 * (i + 1) / power) for i in range(0, 2 * (heads - power), 2)]
+    return torch.tensor(slopes)

@@ -5,11 +5,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from lightning_gpt.nn import GPT, GPTConfig
 from lightning_gpt.nn.flops import training_flops_per_token
+from lightning_gpt.nn.loss import IGNORE_INDEX
 from lightning_gpt.optim import AdamW, Cosine, OptimizerSpec, ScheduleSpec
 from lightning_gpt.tasks.base import CHECKPOINT_KEY, Task
+from lightning_gpt.tasks.expert_loads import ExpertLoads
 
 
 class Pretraining(Task):
@@ -42,7 +45,9 @@ class Pretraining(Task):
         self.checkpoint_every = activation_checkpointing
         self.init_from = init_from
         self.loss_function = None
+        self.expert_loads: ExpertLoads | None = None
         self._validation = torch.zeros(2, dtype=torch.float64)
+        self._by_position: Tensor | None = None
 
     def configure_model(self) -> None:
         """Builds the network once, on the strategy's device and in its precision."""
@@ -57,8 +62,10 @@ class Pretraining(Task):
             from lightning_gpt.tasks.sharding import shard_network
 
             shard_network(self.net, self.device_mesh["data_parallel"])
+        self.expert_loads = ExpertLoads(self.net) if self.config.moe is not None else None
         # Compiled as a function, so that parameter names stay what they are in every checkpoint.
-        self.loss_function = torch.compile(self.net.loss) if self.compile_loss else self.net.loss
+        loss = self.net.loss if self.expert_loads is None else self.net.training_loss
+        self.loss_function = torch.compile(loss) if self.compile_loss else loss
 
     def _initial_network(self, path: str) -> GPT:
         """The network at `path`, refused when the data's tokens mean something else to it."""
@@ -87,18 +94,43 @@ class Pretraining(Task):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Mean loss of one micro-batch: input_ids and targets (B, T)."""
         targets = batch["targets"]
-        loss_sum, count = self.loss_function(batch["input_ids"], targets, batch.get("document_ids"))
+        loss_sum, count, *routers = self.loss_function(batch["input_ids"], targets, batch.get("document_ids"))
         self.tokens_seen += targets.numel() * self.trainer.world_size
-        return self.mean_loss(loss_sum, count)
+        loss = self.mean_loss(loss_sum, count)
+        if self.expert_loads is None:
+            return loss
+        self.expert_loads.add()
+        return loss + routers[0] * count / self.nominal_tokens  # a mean like the loss's, but not logged as one
+
+    def configure_gradient_clipping(self, *args: Any, **kwargs: Any) -> None:
+        """Once per optimizer step: also moves the experts' balance biases."""
+        super().configure_gradient_clipping(*args, **kwargs)
+        if self.expert_loads is not None:
+            self.expert_loads.end_step(self.trainer.world_size)
 
     def on_validation_epoch_start(self) -> None:
         """Forgets the sums of the last pass."""
         self._validation = torch.zeros(2, dtype=torch.float64, device=self.device)
+        data = self.trainer.datamodule
+        longer = getattr(data, "val_block_size", 0) > getattr(data, "block_size", 0)
+        self._by_position = torch.zeros(2, data.val_block_size, dtype=torch.float64) if longer else None
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Adds one batch to the sums. Never compiled: its last batch may have another shape."""
+        if self._by_position is not None:
+            self._add_by_position(batch)
+            return
         loss_sum, count = self.net.loss(batch["input_ids"], batch["targets"], batch.get("document_ids"))
         self._validation += torch.stack((loss_sum.double(), count.double()))
+
+    def _add_by_position(self, batch: dict[str, Tensor]) -> None:
+        """Windows longer than training's: the sums of every position, and of the whole."""
+        targets_BT = batch["targets"]
+        logits = self.net(batch["input_ids"], document_ids=batch.get("document_ids")).float()
+        losses_BT = F.cross_entropy(logits.transpose(1, 2), targets_BT, ignore_index=IGNORE_INDEX, reduction="none")
+        sums = torch.stack((losses_BT.double().sum(0), (targets_BT != IGNORE_INDEX).double().sum(0)))
+        self._validation += sums.sum(1)
+        self._by_position += sums.cpu()
 
     def on_validation_epoch_end(self) -> None:
         """Logs the exact mean over every validation token: val/loss (nats), val/perplexity, val/bits_per_byte."""
@@ -113,10 +145,23 @@ class Pretraining(Task):
         bytes_per_token = getattr(self.trainer.datamodule, "bytes_per_token", None)
         if bytes_per_token:
             metrics[f"{name}/bits_per_byte"] = loss / math.log(2) / bytes_per_token
+        if self._by_position is not None:
+            metrics |= self._losses_by_position(name)
         self.log_dict(metrics, logger=False)
         # Lightning would write the number of the step before: it counts a step only after its validation.
         for logger in self.trainer.loggers:
             logger.log_metrics(metrics, step=self.trainer.global_step)
+
+    def _losses_by_position(self, name: str) -> dict[str, float]:
+        """<name>/loss_at_<n>: mean loss of the tokens that end at position n, a training window each."""
+        total = self._by_position
+        if self.trainer.world_size > 1:
+            total = total.to(self.device)
+            torch.distributed.all_reduce(total)
+        size = self.trainer.datamodule.block_size
+        parts = [part.sum(1) for part in total.split(size, dim=1)]
+        ends = [min((index + 1) * size, total.shape[1]) for index in range(len(parts))]
+        return {f"{name}/loss_at_{end}": (part[0] / part[1].clamp(min=1)).item() for end, part in zip(ends, parts)}
 
     def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """As validation."""
@@ -145,7 +190,9 @@ class Pretraining(Task):
             ValueError: the checkpoint's network is of another shape; names the fields.
         """
         super().on_load_checkpoint(checkpoint)
-        theirs, ours = checkpoint[CHECKPOINT_KEY]["model"], self.config.to_dict()
+        # Fields that are newer than the checkpoint were at their defaults in it.
+        theirs = GPTConfig.from_dict(checkpoint[CHECKPOINT_KEY]["model"]).to_dict()
+        ours = self.config.to_dict()
         different = [
             f"{key}: {theirs.get(key)} there, {ours[key]} here" for key in ours if theirs.get(key) != ours[key]
         ]

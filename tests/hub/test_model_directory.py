@@ -8,7 +8,9 @@ from safetensors.torch import load_file, save_file
 from lightning_gpt.hub import load_model, obstacles, save_model
 from lightning_gpt.hub.huggingface import family_of
 from lightning_gpt.nn import GPTConfig
+from lightning_gpt.nn.moe_config import MoEConfig
 from lightning_gpt.nn.presets import PRESETS
+from lightning_gpt.nn.rope_scaling import RopeScaling
 
 transformers = pytest.importorskip("transformers")
 V = 257
@@ -29,12 +31,41 @@ READABLE = {
     "qwen3 by every knob": MODERN,
     "qwen3 untied, wide heads": dataclasses.replace(MODERN, tie_embeddings=False, head_dim=16, feed_forward="swiglu"),
 }
+MIXTRAL = dataclasses.replace(PRESETS["tiny-mixtral"], vocab_size=V)
+READABLE |= {
+    "gpt2 unscaled": dataclasses.replace(GPT2, attention_scale=1.0),
+    "llama yarn": dataclasses.replace(LLAMA, rope_scaling=RopeScaling("yarn", 4.0, 8)),
+    "llama ntk": dataclasses.replace(LLAMA, rope_scaling=RopeScaling("ntk", 4.0)),
+    "llama linear": dataclasses.replace(LLAMA, rope_scaling=RopeScaling("linear", 4.0)),
+    "llama llama3": dataclasses.replace(LLAMA, rope_scaling=RopeScaling("llama3", 4.0, 8)),
+    "mistral": dataclasses.replace(LLAMA, window=7, head_dim=16),
+    "qwen2": dataclasses.replace(LLAMA, qkv_bias=True),
+    "qwen2 window": dataclasses.replace(LLAMA, qkv_bias=True, window=7, window_pattern="LS"),
+    "qwen3": dataclasses.replace(LLAMA, qk_norm=True, qk_norm_affine=True),
+    "qwen3 window": dataclasses.replace(LLAMA, qk_norm=True, window=5, window_pattern="SL"),
+    "mixtral": MIXTRAL,
+    "mixtral top-1, window": dataclasses.replace(MIXTRAL, window=6, moe=MoEConfig(experts=3, top_k=1)),
+}
 OWN = {
     "softcap": (dataclasses.replace(MODERN, logit_softcap=15.0), ["logit_softcap=15"]),
     "rotary gpt2": (dataclasses.replace(GPT2, position="rotary"), ["position=rotary"]),
     "no position": (dataclasses.replace(GPT2, position="none"), ["position=none"]),
     "layernorm llama": (dataclasses.replace(LLAMA, norm="layernorm"), ["norm=layernorm"]),
     "gelu llama": (dataclasses.replace(LLAMA, feed_forward="gelu"), ["feed_forward=gelu"]),
+    "alibi": (dataclasses.replace(GPT2, position="alibi"), ["position=alibi"]),
+    "window gpt2": (dataclasses.replace(GPT2, window=5), ["window=5"]),
+    "sinks": (dataclasses.replace(LLAMA, attention_sinks=True), ["attention_sinks=True"]),
+    "mixed windows": (dataclasses.replace(LLAMA, bias=True, window=5), ["window=5"]),
+    "switch": (
+        dataclasses.replace(MIXTRAL, moe=MoEConfig(experts=4, top_k=1, renormalize=False)),
+        ["moe.renormalize=False"],
+    ),
+    "balance by bias": (
+        dataclasses.replace(MIXTRAL, moe=MoEConfig(experts=4, balance="bias")),
+        ["moe.balance=bias"],
+    ),
+    "post-norm": (dataclasses.replace(GPT2, norm_place="post"), ["norm_place=post"]),
+    "granite": (dataclasses.replace(LLAMA, residual_multiplier=0.5), ["residual_multiplier=0.5"]),
     "grouped gpt2": (dataclasses.replace(GPT2, n_kv_head=2, tie_embeddings=False), ["n_kv_head=2"]),
 }
 IDS = torch.randint(V, (2, 32), generator=torch.Generator().manual_seed(0))
@@ -74,8 +105,9 @@ def test_own_format_names_what_has_no_counterpart(name, make_network, tokenizer,
 
 
 def test_presets_have_a_family():
-    kinds = {name: family_of(config).model_type for name, config in PRESETS.items()}
-    assert set(kinds.values()) == {"gpt2", "llama"}
+    own = ("glam-1.7b-64e", "glam-64b-64e", "switch-base")
+    kinds = {name: family_of(config).model_type for name, config in PRESETS.items() if name not in own}
+    assert set(kinds.values()) == {"gpt2", "llama", "mistral", "qwen2", "qwen3", "mixtral"}
     assert kinds["gpt2-xl"] == "gpt2"
     assert kinds["smollm2-135m"] == "llama"
 
@@ -207,7 +239,10 @@ def broken(directory, change):
 
 
 BREAKS = [
-    (lambda c, t: c.update(model_type="mamba"), "model_type='mamba' is not supported: gpt2, llama, qwen3"),
+    (
+        lambda c, t: c.update(model_type="mamba"),
+        "model_type='mamba' is not supported: gpt2, llama, mistral, qwen2, qwen3, mixtral",
+    ),
     (lambda c, t: t.pop("model.norm.weight"), r"lacks tensor\(s\) model.norm.weight"),
     (lambda c, t: t.update(adapter=torch.zeros(1)), r"unexpected tensor\(s\) adapter"),
     (lambda c, t: t.update({"model.norm.weight": torch.zeros(5)}), r"model.norm.weight has shape \(5,\)"),

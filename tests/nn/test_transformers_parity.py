@@ -28,6 +28,33 @@ def llama(**fields):
     return transformers.LlamaForCausalLM(transformers.LlamaConfig(**(shape | fields)))
 
 
+def relative(kind, **fields):
+    """Mistral, Qwen2, Qwen3 or Mixtral."""
+    shape = {
+        "vocab_size": 83,
+        "max_position_embeddings": 32,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "hidden_size": 32,
+        "intermediate_size": 56,
+        "head_dim": 8,
+    }
+    if kind == "Qwen2":
+        del shape["head_dim"]
+    config = getattr(transformers, f"{kind}Config")(**(shape | fields))
+    return getattr(transformers, f"{kind}ForCausalLM")(config)
+
+
+YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 8}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 5e5,
+    "factor": 8.0,
+    "original_max_position_embeddings": 16,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+}
 PEERS = {
     "gpt2": gpt2,
     "gpt2-untied": lambda: gpt2(tie_word_embeddings=False, n_inner=40, activation_function="gelu"),
@@ -35,6 +62,18 @@ PEERS = {
     "llama-gqa-tied": lambda: llama(num_key_value_heads=2, tie_word_embeddings=True),
     "llama-mqa-bias": lambda: llama(num_key_value_heads=1, attention_bias=True, mlp_bias=True, rms_norm_eps=1e-3),
     "llama-attention-bias": lambda: llama(attention_bias=True, head_dim=16),
+    "gpt2-unscaled": lambda: gpt2(scale_attn_weights=False),
+    "llama-linear": lambda: llama(rope_parameters={"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}),
+    "llama-yarn": lambda: llama(rope_parameters=YARN),
+    "llama3": lambda: llama(rope_parameters=LLAMA3, num_key_value_heads=2),
+    "mistral": lambda: relative("Mistral", sliding_window=None),
+    "mistral-window": lambda: relative("Mistral", sliding_window=6),
+    "qwen2": lambda: relative("Qwen2"),
+    "qwen2-window": lambda: relative("Qwen2", use_sliding_window=True, sliding_window=5, max_window_layers=1),
+    "qwen3": lambda: relative("Qwen3", tie_word_embeddings=True),
+    "qwen3-wide": lambda: relative("Qwen3", head_dim=16),
+    "mixtral": lambda: relative("Mixtral", num_local_experts=4),
+    "mixtral-top-1": lambda: relative("Mixtral", num_local_experts=3, num_experts_per_tok=1),
     "llama-theta": lambda: llama(rope_parameters={"rope_type": "default", "rope_theta": 500.0}),
 }
 
@@ -81,5 +120,6 @@ def test_loss_and_gradients(pair):
         sum(p.grad.double().square().sum() for p in model.parameters() if p.grad is not None).sqrt().item()
         for model in (net, peer)
     )
-    if "attention_bias" not in vars(peer.config) or peer.config.attention_bias == peer.config.mlp_bias:
+    attention_bias = getattr(peer.config, "attention_bias", None)
+    if attention_bias == getattr(peer.config, "mlp_bias", attention_bias):
         assert ours == pytest.approx(theirs, rel=1e-4)  # else our zero feed-forward biases have gradients too

@@ -1,0 +1,45 @@
+"""GGUF files (llama.cpp), read through transformers, which turns their quantized weights into float32."""
+
+from pathlib import Path
+
+import torch
+
+from lightning_gpt.hub.family import import_tensors
+from lightning_gpt.hub.huggingface import supported_family
+from lightning_gpt.hub.network import network_from_state
+from lightning_gpt.nn import GPT
+from lightning_gpt.text.tokenizer import Tokenizer
+
+
+def load_gguf(
+    path: Path, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
+) -> tuple[GPT, Tokenizer]:
+    """The network (in evaluation mode) and tokenizer of one file.
+
+    Args:
+        path: *.gguf.
+        dtype: of the parameters; None = float32.
+        device: where they go.
+
+    Raises:
+        ValueError: transformers or gguf is not installed, the file is damaged, or an architecture that we lack.
+    """
+    try:
+        import accelerate  # noqa: F401
+        import gguf  # noqa: F401
+        from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    except ImportError as error:
+        raise ValueError(
+            f"{path} is read by transformers: `pip install transformers gguf accelerate` ({error})"
+        ) from None
+    where = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
+    try:
+        values = AutoConfig.from_pretrained(**where).to_dict()
+        family = supported_family(values.get("model_type"))
+        config = family.from_config(values)
+        state = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32).state_dict()
+        tokenizer = Tokenizer.from_json(AutoTokenizer.from_pretrained(**where).backend_tokenizer.to_str())
+    except (ValueError, TypeError, KeyError, OSError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from None
+    state = import_tensors(family, config, state, str(path))
+    return network_from_state(config, state, str(path), dtype, device), tokenizer
