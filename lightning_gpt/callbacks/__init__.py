@@ -1,6 +1,8 @@
 """What the Trainer calls beside the task: metrics, checkpoints, samples, pictures."""
 
+from lightning_gpt.callbacks.attention_maps import AttentionMaps
 from lightning_gpt.callbacks.checkpoints import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint, RandomState
+from lightning_gpt.callbacks.expert_metrics import ExpertMetrics
 from lightning_gpt.callbacks.final_validation import FinalValidation
 from lightning_gpt.callbacks.graceful_stop import GracefulStop, Interrupted
 from lightning_gpt.callbacks.jsonl_logger import JsonlLogger
@@ -11,7 +13,9 @@ from lightning_gpt.callbacks.training_metrics import TrainingMetrics
 
 __all__ = [
     "AtomicCheckpointIO",
+    "AttentionMaps",
     "BestCheckpoint",
+    "ExpertMetrics",
     "FinalValidation",
     "GracefulStop",
     "Interrupted",

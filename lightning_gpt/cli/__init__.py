@@ -15,6 +15,13 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "generate": ("generate", "generate_command", "continue prompts with a checkpoint or model directory"),
     "export": ("transfer", "export_command", "checkpoint or run to a model directory that transformers can load"),
     "import": ("transfer", "import_command", "Hugging Face directory or hub name to a model directory of ours"),
+    "upcycle": ("transfer", "upcycle_command", "a dense model to a mixture of experts that starts from its weights"),
+    "plan": ("plan", "PLANS", "what a network costs before it is built: plan model gpt2"),
+    "inspect": (
+        "inspect",
+        "inspect_command",
+        "modules, shapes, parameters, FLOPs; pictures of positions and attention",
+    ),
     "baseline": ("baseline", "baseline_command", "unigram and bigram losses of a prepared corpus, to compare with"),
     "experiment": ("experiment", "experiment_command", "run a controlled experiment from its YAML, write its report"),
 }
@@ -113,9 +120,9 @@ def _run(verb: str, module: str, function: str, args: list[str]) -> None:
         return
     from jsonargparse import auto_cli
 
-    from lightning_gpt.cli.parsing import ClearErrorParser, with_bare_flags
+    from lightning_gpt.cli.parsing import ClearErrorParser, with_bare_flags, with_named_positionals
 
     sys.argv[0] = "lightning-gpt"
     command = getattr(home, function)
-    args = with_bare_flags(command, args)
+    args = with_named_positionals(command, with_bare_flags(command, args))
     auto_cli(command, args=args, prog=f"lightning-gpt {verb}", parser_class=ClearErrorParser)

@@ -19,9 +19,15 @@ def parser_keys(parser: ArgumentParser) -> list[str]:
     return keys
 
 
-def with_bare_flags(function: Callable, args: list[str]) -> list[str]:
-    """Command line in which `--overwrite` alone means `--overwrite true`, for the boolean parameters of a verb."""
-    parameters = inspect.signature(function).parameters.values()
+def with_bare_flags(command: Callable | dict, args: list[str]) -> list[str]:
+    """Command line in which `--overwrite` alone means `--overwrite true`, for the boolean parameters of a verb.
+
+    Args:
+        command: the verb's function, or its subcommands' by name.
+        args: what follows the verb.
+    """
+    functions = [one for one in command.values() if callable(one)] if isinstance(command, dict) else [command]
+    parameters = [one for function in functions for one in inspect.signature(function).parameters.values()]
     flags = {f"--{one.name}" for one in parameters if one.annotation in (bool, "bool")}
     complete = []
     for argument, following in zip(args, [*args[1:], ""]):
@@ -29,6 +35,30 @@ def with_bare_flags(function: Callable, args: list[str]) -> list[str]:
         if argument in flags and following.lower() not in ("true", "false", "yes", "no"):
             complete.append("true")
     return complete
+
+
+def with_named_positionals(command: Callable | dict, args: list[str]) -> list[str]:
+    """Command line in which `--out DIR` may be said for the positional DIR of a parameter `out` without default.
+
+    Args:
+        command: the verb's function; subcommands are left alone.
+        args: what follows the verb.
+    """
+    if isinstance(command, dict):
+        return args
+    parameters = inspect.signature(command).parameters.values()
+    required = [one.name for one in parameters if one.default is inspect.Parameter.empty and one.annotation is str]
+    rest, named, waiting = [], {}, iter(args)
+    for argument in waiting:
+        option, equals, value = argument.partition("=")
+        if option.removeprefix("--") in required and option.startswith("--"):
+            value = value if equals else next(waiting, None)
+            if value is None:
+                return args  # the parser says what is missing
+            named[option.removeprefix("--")] = value
+        else:
+            rest.append(argument)
+    return rest + [named[name] for name in required if name in named]
 
 
 class ClearErrorParser(ArgumentParser):

@@ -21,7 +21,9 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only  # noqa: E402
 
 from lightning_gpt.callbacks import (  # noqa: E402
     AtomicCheckpointIO,
+    AttentionMaps,
     BestCheckpoint,
+    ExpertMetrics,
     FinalValidation,
     GracefulStop,
     Interrupted,
@@ -72,11 +74,12 @@ class TrainingCLI(LightningCLI):
             ("best", BestCheckpoint),
             ("last", LastCheckpoint),
             ("curve", LossCurve),
+            ("attention", AttentionMaps),
         ):
             parser.add_lightning_class_args(callback, group)
         parser.set_defaults({f"trainer.{key}": value for key, value in TRAINER_DEFAULTS.items()})
-        for name in ("vocab_size", "block_size"):
-            parser.link_arguments(f"data.{name}", f"model.init_args.config.{name}", apply_on="instantiate")
+        for source, target in (("vocab_size", "vocab_size"), ("context_size", "block_size")):
+            parser.link_arguments(f"data.{source}", f"model.init_args.config.{target}", apply_on="instantiate")
 
     def _parse_ckpt_path(self) -> None:
         """Lightning would let the checkpoint's settings silently win here. Ours: find it, compare, tell, go on."""
@@ -146,7 +149,8 @@ class TrainingCLI(LightningCLI):
         plugins = config.get("plugins") or []
         config["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
         extra = [self._get(self.config_init, key) for key in self._parser(self.verb).callback_keys]
-        own: list[Callback] = [RandomState(), TrainingMetrics(), FinalValidation(), *(config.get("callbacks") or [])]
+        own: list[Callback] = [RandomState(), TrainingMetrics(), ExpertMetrics(), FinalValidation()]
+        own += config.get("callbacks") or []
         config["callbacks"] = own
         try:
             return self._instantiate_trainer(config, [*extra, GracefulStop()])

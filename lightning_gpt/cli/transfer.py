@@ -1,6 +1,9 @@
-"""`lightning-gpt export` and `import`: between training checkpoints, model directories and Hugging Face models."""
+"""`lightning-gpt export`, `import` and `upcycle`: between training checkpoints, model directories and Hugging Face
+models."""
 
 from typing import Literal
+
+from lightning_gpt.nn.moe_config import MoEConfig
 
 
 def export_command(model: str, out: str, dtype: Literal["stored", "float32", "bfloat16", "float16"] = "stored") -> None:
@@ -25,10 +28,12 @@ def export_command(model: str, out: str, dtype: Literal["stored", "float32", "bf
 
 
 def import_command(model: str, out: str) -> None:
-    """Bring a Hugging Face model (GPT-2, LLaMA) into a model directory, checked tensor by tensor.
+    """Bring a Hugging Face model (GPT-2, LLaMA, Mistral, Mixtral, Qwen2, Qwen3, SmolLM2) into a model directory,
+    checked tensor by tensor.
 
     Args:
-        model: directory that transformers wrote, or a name on the Hugging Face hub.
+        model: directory that transformers wrote, a *.gguf file (read by transformers, which needs the package gguf), or
+            a name on the Hugging Face hub.
         out: directory to write; an older model directory there is replaced.
     """
     from lightning_gpt.hub import open_model, save_model
@@ -38,3 +43,24 @@ def import_command(model: str, out: str) -> None:
     print(f"{model} -> {out} ({sum(p.numel() for p in net.parameters()):,} parameters)")
     if tokenizer is None:
         print("it has no tokenizer: put tokenizer.json into the directory to generate text")
+
+
+def upcycle_command(model: str, out: str, moe: MoEConfig, noise: float = 0.0, seed: int = 0) -> None:
+    """Make a dense model into a mixture of experts that starts from its weights (Komatsuzaki et al., 2023).
+
+    Args:
+        model: checkpoint file, run directory or model directory, dense and without biases.
+        out: directory to write; train it on with `--model.init_args.init_from` and the same settings.
+        moe: the experts; each starts as a copy of the dense feed-forward.
+        noise: added to each copy, relative to the deviation of its matrix.
+        seed: of routers and noise.
+    """
+    from lightning_gpt.hub import open_model, save_model
+    from lightning_gpt.hub.upcycle import upcycle
+    from lightning_gpt.nn.flops import parameters
+
+    dense, tokenizer = open_model(model)
+    net = upcycle(dense, moe, noise, seed)
+    save_model(out, net, tokenizer)
+    total, active = parameters(net.config), parameters(net.config, active=True)
+    print(f"{model} -> {out} ({parameters(dense.config):,} parameters -> {total:,}, {active:,} active)")

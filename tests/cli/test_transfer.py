@@ -80,3 +80,33 @@ def test_mistakes_are_one_line(lightning_gpt, tmp_path, capsys):
         assert len(err[-1]) < 400
         if "--temperatur" in args:
             assert "did you mean 'temperature'?" in err[-1]
+
+
+def test_out_may_be_named(run, tmp_path, capsys):
+    main(["export", str(run), "--out", str(tmp_path / "named")])
+    main(["export", "--model", str(run), f"--out={tmp_path / 'both'}"])
+    assert {path.name for path in tmp_path.glob("*/config.json")} == {"config.json"}
+    assert (tmp_path / "named" / "model.safetensors").stat().st_mode & 0o044 == 0o044
+    assert (tmp_path / "both" / "config.json").exists()
+
+
+def test_an_upcycled_model_says_the_same_and_trains_on(lightning_gpt, tmp_path, capsys):
+    dense = lightning_gpt("fit", {"model": {"init_args": {"config": LLAMA}}})
+    main(["upcycle", str(dense), "--out", str(tmp_path / "experts"), "--moe.experts", "4", "--moe.top_k", "2"])
+    assert "active)" in capsys.readouterr().out
+    ids = torch.arange(10)[None]
+    net, _ = open_model(tmp_path / "experts")
+    with torch.no_grad():
+        torch.testing.assert_close(net(ids), open_model(dense)[0](ids), rtol=0, atol=1e-5)
+    moe = {"experts": 4, "top_k": 2}
+    config = {"model": {"init_args": {"config": LLAMA | {"moe": moe}, "init_from": str(tmp_path / "experts")}}}
+    again = lightning_gpt("fit", config, "--run.name", "again")
+    assert (again / "checkpoints" / "last.ckpt").exists()
+
+
+def test_upcycling_a_model_with_biases_is_refused(lightning_gpt, tmp_path, capsys):
+    run = lightning_gpt("fit")
+    with pytest.raises(SystemExit) as stop:
+        main(["upcycle", str(run), str(tmp_path / "experts"), "--moe.experts", "4"])
+    assert stop.value.code == 2
+    assert "the model has biases (bias=True), experts have none" in capsys.readouterr().err
