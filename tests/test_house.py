@@ -33,8 +33,8 @@ KNOWS_LIGHTNING = {"data", "tasks", "callbacks", "experiments", "cli"}
 OPTIONAL = {"transformers", "bitsandbytes", "datasets", "pyarrow", "matplotlib", "huggingface_hub", "peft"}
 KNOWS_FILES = {"pathlib", "io", "os", "shutil", "tempfile", "pickle", "zipfile"}
 SOURCES = sorted(PACKAGE.rglob("*.py"))
-CONFIGS = sorted((ROOT / "configs").glob("pretrain/*.yaml"))
 TRAINERS = sorted((ROOT / "configs" / "trainer").glob("*.yaml"))
+CONFIGS = sorted({*(ROOT / "configs").glob("*/*.yaml")} - {*TRAINERS})
 README = ROOT / "README.md"
 
 
@@ -187,7 +187,7 @@ def check_verb(args: list[str]) -> None:
     """Parses without running; a mistake exits with 2."""
     from jsonargparse import auto_cli, capture_parser
 
-    from lightning_gpt.cli.parsing import ClearErrorParser, with_bare_flags
+    from lightning_gpt.cli.parsing import ClearErrorParser, with_bare_flags, with_named_positionals
 
     verb, options = args[0], args[1:]
     if verb.startswith("--"):
@@ -196,7 +196,7 @@ def check_verb(args: list[str]) -> None:
     if function:
         command = getattr(__import__(f"lightning_gpt.cli.{module}", fromlist=[function]), function)
         parser = capture_parser(lambda: auto_cli(command, args=[], parser_class=ClearErrorParser))
-        parser.parse_args(with_bare_flags(command, options))
+        parser.parse_args(with_named_positionals(command, with_bare_flags(command, options)))
         return
     with pytest.raises(SystemExit) as stop:
         main([verb, *options, "--print_config"])

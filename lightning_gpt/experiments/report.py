@@ -1,10 +1,11 @@
 """report.md: question, set-up, tables with intervals and a conclusion, made from results.json alone."""
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from lightning_gpt.experiments.figure import FIGURE_FILE, common_points, draw_curves
+from lightning_gpt.experiments.figure import FIGURE_FILE, POSITIONS_FILE, common_points, draw_curves, draw_positions
 from lightning_gpt.experiments.intervals import Estimate, estimate
 
 REPORT_FILE = "report.md"
@@ -12,23 +13,23 @@ UNITS = {"val/bits_per_byte": " bits per byte", "val/perplexity": "", "train/per
 
 
 def write_report(results: dict[str, Any], directory: Path) -> Path:
-    """Writes report.md and curves.png.
+    """Writes report.md, curves.png and, for losses along the context, positions.png.
 
     Args:
         results: content of results.json.
         directory: where they go.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    figure = draw_curves(results, directory)
+    figures = [path.name for draw in (draw_positions, draw_curves) if (path := draw(results, directory))]
     path = directory / REPORT_FILE
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(report_text(results, with_figure=figure is not None), encoding="utf-8")
+    temporary.write_text(report_text(results, figures), encoding="utf-8")
     os.replace(temporary, path)
     return path
 
 
-def report_text(results: dict[str, Any], with_figure: bool = True) -> str:
-    """The report in Markdown."""
+def report_text(results: dict[str, Any], figures: Collection[str] = (FIGURE_FILE,)) -> str:
+    """The report in Markdown, with those of the figures that were drawn."""
     parts = [f"# {results['question']}", f"```\n{results['command']}\n```"]
     if results["expectation"]:
         parts.append(f"Expected: {results['expectation']}")
@@ -41,10 +42,11 @@ def report_text(results: dict[str, Any], with_figure: bool = True) -> str:
         "same order of data), which is what makes them sharper than the means. Intervals are not corrected for the "
         "number of comparisons."
     )
-    if with_figure:
-        parts.append(
-            f"![{results['curve']} over training: mean of the seeds, band from least to largest]({FIGURE_FILE})"
-        )
+    band = "mean of the seeds, band from least to largest"
+    if POSITIONS_FILE in figures:
+        parts.append(f"![Loss along the context: {band}]({POSITIONS_FILE})")
+    if FIGURE_FILE in figures:
+        parts.append(f"![{results['curve']} over training: {band}]({FIGURE_FILE})")
     parts += ["## Set-up", _setup(results), "## Cost", _cost_table(results), _machine(results)]
     return "\n\n".join(parts) + "\n"
 

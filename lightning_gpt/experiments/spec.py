@@ -28,6 +28,8 @@ from lightning_gpt.nn import GPTConfig
 
 BUDGETS = ("max_steps", "tokens", "training_flops", "bytes")
 METRICS = ("val/loss", "val/perplexity", "val/bits_per_byte", "train/loss", "train/perplexity")
+FAMILIES = re.compile(r"val/loss_at_\d+|experts/(max_violation|min_load|dropped|entropy)")
+"""Metrics that only some runs have: longer validation windows, a mixture of experts."""
 GROUPS = ("trainer", "model", "data", "samples", "best", "last", "curve", "progress")
 """Where overrides may reach: the groups of `lightning-gpt fit`."""
 RESERVED = {
@@ -138,7 +140,7 @@ def _checked(path: Path, content: dict[str, Any]) -> Experiment:
     values["seeds"] = _seeds(content["seeds"])
     metrics = _list(content.get("metrics", ["val/loss"]), "metrics")
     for name in [*metrics, *filter(None, [content.get("curve")])]:
-        if name not in METRICS:
+        if name not in METRICS and not FAMILIES.fullmatch(name):
             raise ValueError(f"metric {name!r} is unknown{_near(name, METRICS)}: use {', '.join(METRICS)}")
     values["metrics"] = metrics
     values["curve"] = content.get("curve") or metrics[0]

@@ -110,3 +110,13 @@ def test_report_and_small_figure_are_written(compared, tmp_path):
     assert "(curves.png)" in text
     picture = (tmp_path / "out" / "curves.png").read_bytes()
     assert picture.startswith(b"\x89PNG") and len(picture) < 150_000
+
+
+def test_losses_along_the_context_are_drawn(compared, tmp_path):
+    compared["metrics"] = ["val/loss_at_64", "val/loss_at_128"]
+    for one in compared["cells"]:
+        loss = one["final"]["val/loss"]
+        one["final"] = {"val/loss_at_64": loss, "val/loss_at_128": loss + 1}
+    write_report(compared, tmp_path)
+    assert (tmp_path / "positions.png").stat().st_size > 5000
+    assert "](positions.png)" in (tmp_path / "report.md").read_text()
