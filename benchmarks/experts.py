@@ -37,8 +37,9 @@ def layers(C: int, hidden: int, E: int, K: int) -> dict[str, nn.Module]:
     return {"dense": build_dense(config, K * hidden, "swiglu"), **mixtures}
 
 
-def measure(shape: tuple[int, ...], bf16: bool, repeats: int, device: torch.device) -> dict[str, float]:
+def measure(shape: tuple[int, ...], bf16: bool, threads: int, repeats: int, device: torch.device) -> dict[str, float]:
     """Median milliseconds of forward and backward."""
+    torch.set_num_threads(threads)
     T, C, hidden, E, K = shape
     modules = {name: layer.to(device) for name, layer in layers(C, hidden, E, K).items()}
     x = torch.randn(1, T, C, device=device, requires_grad=True)
@@ -64,24 +65,28 @@ def main() -> None:
     """As the module says."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.experts", description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=30, help="default: %(default)s")
+    parser.add_argument("--threads", default="1,2", help="default: %(default)s")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/experts.json"))
     options = parser.parse_args()
     keep_freed_memory()
     measurements, table = [], []
+    threads = [int(number) for number in options.threads.split(",")]
+    settings = [(name, name == "bf16", number) for name in ("fp32", "bf16") for number in threads]
     for shape in SHAPES:
-        for name, bf16 in (("fp32", False), ("bf16", True)):
-            times = measure(shape, bf16, options.repeats, torch.device(options.device))
+        for name, bf16, number in settings:
+            times = measure(shape, bf16, number, options.repeats, torch.device(options.device))
             T, C, hidden, E, K = shape
             measurements.append(
-                {"tokens": T, "width": C, "hidden": hidden, "experts": E, "top_k": K, "dtype": name, **times}
+                {"tokens": T, "width": C, "hidden": hidden, "experts": E, "top_k": K, "dtype": name, "threads": number}
+                | times
             )
             ratios = [f"{times[path] / times['dense']:.2f}" for path in ("grouped", "loop")]
             shown = [f"{times[path]:.2f}" for path in ("dense", "grouped", "loop")]
-            table.append([f"T{T} D{C} F{hidden} E{E} K{K}", name, *shown, *ratios])
+            table.append([f"T{T} D{C} F{hidden} E{E} K{K}", name, str(number), *shown, *ratios])
             print("  ".join(table[-1]), flush=True)
     results = {"machine": describe_machine(), "measurements": measurements}
-    headings = ["shape", "dtype", "dense ms", "grouped ms", "loop ms", "grouped / dense", "loop / dense"]
+    headings = ["shape", "dtype", "threads", "dense ms", "grouped ms", "loop ms", "grouped / dense", "loop / dense"]
     text = [
         "# Mixture of experts beside a dense feed-forward of equal active FLOPs",
         machine_line(results["machine"]),

@@ -72,6 +72,9 @@ def test_the_path_follows_device_type_and_length():
         (cpu, bf16, 1024, 1024, True, True): plain_attention,  # dropout
         (cpu, bf16, 1024, 1024, False, False): plain_attention,  # documents
         (cpu, bf16, 1, 1024, False, False): plain_attention,  # one more token
+        (cpu, bf16, 1, 8192, False, False): plain_attention,  # one more token of a long text
+        (cpu, fp32, 16, 8192, False, False): plain_attention,
+        (cpu, fp32, 17, 8192, False, False): fused_attention,
         (cpu, bf16, 4096, 4096, True, False): fused_causal_attention,
         (cpu, fp32, 512, 512, True, False): blocked,
         (cpu, fp32, 512, 512, False, False): fused_attention,
