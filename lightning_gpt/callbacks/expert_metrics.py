@@ -45,6 +45,10 @@ class ExpertMetrics(Callback):
         self._last_step = 0
         self._share_LE: Tensor | None = None
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A resumed run has logged the step that it resumes at."""
+        self._last_step = trainer.global_step
+
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs, batch, batch_idx: int) -> None:
         """At the end of a log interval."""
         loads, step = getattr(pl_module, "expert_loads", None), trainer.global_step

@@ -27,6 +27,17 @@ class ExpertLoads:
         self._dropped_L: Tensor | float = 0.0
         self._entropy_L: Tensor | float = 0.0
 
+    def state_dict(self) -> dict[str, int | Tensor]:
+        """The window so far, for a checkpoint."""
+        sums = (self._window_LE, self._dropped_L, self._entropy_L)
+        return {"passes": self._passes, "sums": [torch.as_tensor(value).cpu() for value in sums]}
+
+    def load_state_dict(self, state: dict[str, int | Tensor]) -> None:
+        """Goes on with the window of a checkpoint."""
+        device = next(self.layers[0][1].parameters()).device
+        self._passes = state["passes"]
+        self._window_LE, self._dropped_L, self._entropy_L = (value.to(device) for value in state["sums"])
+
     def add(self) -> None:
         """Books the forward pass that has just been made."""
         reports = [mixture.report for _, mixture in self.layers]

@@ -182,6 +182,8 @@ class Pretraining(Task):
             "tokenizer": data.tokenizer.to_json(),
             "data_fingerprint": data.fingerprint,
         }
+        if self.expert_loads is not None:
+            checkpoint[CHECKPOINT_KEY]["expert_loads"] = self.expert_loads.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restores the counters.
@@ -199,3 +201,6 @@ class Pretraining(Task):
         shape = [line for line in different if not line.startswith(("dropout", "init"))]
         if shape:
             raise ValueError(f"the checkpoint's model differs from model.config ({'; '.join(shape)})")
+        loads = checkpoint[CHECKPOINT_KEY].get("expert_loads")
+        if loads and self.expert_loads is not None and self.trainer.world_size == 1:  # it is the first rank's window
+            self.expert_loads.load_state_dict(loads)

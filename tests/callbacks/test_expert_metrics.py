@@ -80,3 +80,25 @@ def test_expert_choice_trains_and_draws_no_samples(lightning_gpt, capsys):
         main(["generate", str(run), "--prompt", "to"])
     assert stop.value.code == 2
     assert "moe.routing=expert_choice cannot generate" in capsys.readouterr().err
+
+
+def test_a_resumed_run_logs_what_an_uninterrupted_one_does(lightning_gpt):
+    common = (
+        settings(balance="bias", bias_rate=0.05),
+        *("--trainer.log_every_n_steps", 4, "--trainer.accumulate_grad_batches", 2, "--trainer.val_check_interval", 8),
+        *("--model.schedule.decay_steps", 8, "--last.every_n_steps", 1),
+    )
+
+    def loads(run):
+        rows = read_metrics(run / "metrics.jsonl")
+        return [
+            (row["step"], {k: v for k, v in row.items() if "expert" in k}) for row in rows if "experts/dropped" in row
+        ]
+
+    whole = loads(lightning_gpt("fit", *common, "--trainer.max_steps", 8, "--run.name", "whole"))
+    for stop in (3, 4):
+        name = ("--run.name", f"cut{stop}")
+        lightning_gpt("fit", *common, *name, "--trainer.max_steps", stop)
+        resumed = loads(lightning_gpt("fit", *common, *name, "--trainer.max_steps", 8, "--ckpt_path", "last"))
+        assert [step for step, _ in resumed] == [step for step, _ in whole] == [4, 8]
+        assert resumed == whole
