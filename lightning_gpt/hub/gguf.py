@@ -29,9 +29,7 @@ def load_gguf(
         import gguf  # noqa: F401
         from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
     except ImportError as error:
-        raise ValueError(
-            f"{path} is read by transformers: `pip install transformers gguf accelerate` ({error})"
-        ) from None
+        raise ValueError(f"{path} is read by transformers: `pip install lightning_gpt[gguf]` ({error})") from None
     where = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
     try:
         values = AutoConfig.from_pretrained(**where).to_dict()

@@ -23,6 +23,31 @@ def blocks_of(tokens: int, window: int | None) -> list[tuple[int, int, int]]:
     return [(max(start - reach + 1, 0), start, min(start + size, tokens)) for start in starts]
 
 
+RECOMPUTE_FROM = 2049
+"""From this length on no weights are kept for the backward pass, which computes them again: memory grows as T then."""
+
+
+def _weights(
+    q: Tensor, k: Tensor, first: int, start: int, end: int, window: int | None, slopes_H: Tensor | None
+) -> Tensor:
+    """softmax(q k^T + mask) of one block of queries, (B K, G (end - start), end - first).
+
+    Args:
+        q: (B K, G, T, D), scaled.
+        k: (B K, T, D).
+        first, start, end: of blocks_of.
+        window, slopes_H: as in attention_mask.
+    """
+    scores = q[:, :, start:end].flatten(1, 2) @ k[:, first:end].transpose(1, 2)
+    # Without window and slopes only the block's own keys can be forbidden.
+    masked = start if window is None and slopes_H is None else first
+    position = torch.arange(first, end, device=q.device)
+    mask = attention_mask(position[start - first :], position[masked - first :], q.dtype, window, slopes_H)
+    heads = 1 if slopes_H is None else len(slopes_H)
+    scores.view(-1, heads, end - start, end - first)[..., masked - first :] += mask
+    return torch.softmax(scores, dim=-1, out=scores)
+
+
 class _BlockedCausalAttention(torch.autograd.Function):
     """Forward and backward of plain_attention under the causal mask, written out.
 
@@ -37,28 +62,24 @@ class _BlockedCausalAttention(torch.autograd.Function):
         q = (q_BHTD.contiguous() * scale).view(B * K, H // K, T, D)
         k, v = k_BKTD.contiguous().view(B * K, T, D), v_BKTD.contiguous().view(B * K, T, D)
         y = torch.empty_like(q)
-        position = torch.arange(T, device=q.device)
-        weights = []
+        kept = []
         for first, start, end in blocks_of(T, window):
-            scores = q[:, :, start:end].flatten(1, 2) @ k[:, first:end].transpose(1, 2)
-            # Without window and slopes only the block's own keys can be forbidden.
-            masked = start if window is None and slopes_H is None else first
-            mask = attention_mask(position[start:end], position[masked:end], q.dtype, window, slopes_H)
-            scores.view(B, H, end - start, end - first)[..., masked - first :] += mask
-            weight = torch.softmax(scores, dim=-1, out=scores)
+            weight = _weights(q, k, first, start, end, window, slopes_H)
             y[:, :, start:end] = (weight @ v[:, first:end]).view(B * K, H // K, end - start, D)
-            weights.append(weight)
-        ctx.save_for_backward(q, k, v, *weights)
+            if T < RECOMPUTE_FROM:
+                kept.append(weight)
+        ctx.save_for_backward(q, k, v, slopes_H, *kept)
         ctx.scale, ctx.window = scale, window
         return y.view(B, H, T, D)
 
     @staticmethod
     def backward(ctx, grad_BHTD):
-        q, k, v, *weights = ctx.saved_tensors
+        q, k, v, slopes_H, *kept = ctx.saved_tensors
         B, H, T, D = grad_BHTD.shape
         grad = grad_BHTD.contiguous().view(q.shape)
         grad_q, grad_k, grad_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
-        for weight, (first, start, end) in zip(weights, blocks_of(T, ctx.window)):
+        for index, (first, start, end) in enumerate(blocks_of(T, ctx.window)):
+            weight = kept[index] if kept else _weights(q, k, first, start, end, ctx.window, slopes_H)
             grad_y = grad[:, :, start:end].flatten(1, 2)
             grad_weight = grad_y @ v[:, first:end].transpose(1, 2)
             grad_scores = torch._softmax_backward_data(grad_weight, weight, -1, weight.dtype)

@@ -42,8 +42,10 @@ def test_values_and_gradients_of_plain_and_fused_agree(kv_heads):
 @pytest.mark.parametrize("tokens", [1, 7, 8, 19])
 @pytest.mark.parametrize("window", [None, 1, 3, 11])
 @pytest.mark.parametrize("biased", [False, True])
-def test_values_and_gradients_of_plain_and_blocked_agree(kv_heads, tokens, window, biased, monkeypatch):
+@pytest.mark.parametrize("recompute_from", [1, 100])
+def test_values_and_gradients_of_plain_and_blocked_agree(kv_heads, tokens, window, biased, recompute_from, monkeypatch):
     monkeypatch.setattr(blocked_attention, "block_size", lambda tokens: 8)
+    monkeypatch.setattr(blocked_attention, "RECOMPUTE_FROM", recompute_from)
     slopes_H = alibi_slopes(H) if biased else None
     mask = causal(tokens, window=window, slopes_H=slopes_H)
     blocked = partial(blocked_attention.blocked_causal_attention, window=window, slopes_H=slopes_H)
