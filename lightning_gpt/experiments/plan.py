@@ -15,7 +15,7 @@ from lightning_gpt.data.prepare import prepare
 from lightning_gpt.experiments.settings import lookup, nested, overlaid, read_yaml
 from lightning_gpt.experiments.spec import Experiment, Variant
 from lightning_gpt.nn import GPTConfig
-from lightning_gpt.nn.flops import training_flops_per_token
+from lightning_gpt.nn.flops import parameters, training_flops_per_token
 
 RUNS = Path("runs/experiments")
 CORPORA = Path("data/experiments")
@@ -41,6 +41,9 @@ class Cell:
     """None: the number of devices is not fixed."""
     flops_per_token: float | None
     """Analytic, forward and backward; None: the model is not described by a GPTConfig."""
+    parameters: int | None
+    active_parameters: int | None
+    """What one token meets: fewer than `parameters` with a mixture of experts."""
     data_dir: str
     config_hash: str
     """Of everything that decides the result: all settings, the corpus' fingerprint, this package's version."""
@@ -80,6 +83,7 @@ class _Resolved:
     max_steps: int
     tokens_per_step: int | None
     flops_per_token: float | None
+    network: GPTConfig | None
 
 
 def _resolve(experiment: Experiment, variant: Variant, bases: list[dict[str, Any]], smoke: bool) -> _Resolved:
@@ -95,14 +99,16 @@ def _resolve(experiment: Experiment, variant: Variant, bases: list[dict[str, Any
     if data_dir is None:
         raise ValueError(f"{experiment.path}: no corpus: give `prepare`, or data.init_args.data_dir in the configs")
     meta = CorpusMeta.load(data_dir)
-    tokens_per_step, flops_per_token = _tokens_per_step(tree), _flops_per_token(tree, meta)
+    tokens_per_step, network = _tokens_per_step(tree), _network(tree, meta)
+    flops_per_token = training_flops_per_token(network, network.block_size) if network else None
     steps = _count_steps(experiment, variant.name, tokens_per_step, flops_per_token, meta)
     interval = steps // experiment.validations
     if smoke:
         steps = interval = SMOKE_STEPS
         dotted |= {"trainer.limit_val_batches": 2, "trainer.log_every_n_steps": 1}
     dotted |= {"trainer.max_steps": steps, "trainer.val_check_interval": interval}
-    return _Resolved(variant.name, dotted, data_dir, meta.fingerprint, steps, tokens_per_step, flops_per_token)
+    numbers = (meta.fingerprint, steps, tokens_per_step, flops_per_token, network)
+    return _Resolved(variant.name, dotted, data_dir, *numbers)
 
 
 def prepare_corpus(settings: dict[str, Any], corpora: Path = CORPORA) -> Path:
@@ -134,13 +140,13 @@ def _tokens_per_step(tree: dict[str, Any]) -> int | None:
     return windows * block_size * devices * nodes * accumulate
 
 
-def _flops_per_token(tree: dict[str, Any], meta: CorpusMeta) -> float | None:
+def _network(tree: dict[str, Any], meta: CorpusMeta) -> GPTConfig | None:
+    """As training will build it; its block size is the training window. None: not described by a GPTConfig."""
     fields = lookup(tree, "model.init_args.config")
     if not isinstance(fields, dict):
         return None
     block_size = lookup(tree, "data.init_args.block_size", _default("block_size"))
-    shape = {**fields, "vocab_size": meta.tokenizer.vocab_size, "block_size": block_size}
-    return training_flops_per_token(GPTConfig.from_dict(shape), block_size)
+    return GPTConfig.from_dict({**fields, "vocab_size": meta.tokenizer.vocab_size, "block_size": block_size})
 
 
 def _count_steps(
@@ -194,6 +200,8 @@ def _cell(experiment: Experiment, variant: _Resolved, seed: int, root: Path, bas
         max_steps=variant.max_steps,
         tokens_per_step=variant.tokens_per_step,
         flops_per_token=variant.flops_per_token,
+        parameters=parameters(variant.network) if variant.network else None,
+        active_parameters=parameters(variant.network, active=True) if variant.network else None,
         data_dir=variant.data_dir,
         config_hash=hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest(),
     )

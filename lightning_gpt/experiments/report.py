@@ -60,10 +60,20 @@ def variant_values(results: dict[str, Any], variant: str, metric: str) -> dict[i
     }
 
 
+def reference(results: dict[str, Any], variant: str) -> str:
+    """What a variant is compared with: the first, or in a ladder the one before it."""
+    names = list(results["variants"])
+    return names[max(0, names.index(variant) - 1)] if _is_ladder(results) else names[0]
+
+
+def _is_ladder(results: dict[str, Any]) -> bool:
+    return results.get("against") == "previous"
+
+
 def paired_difference(results: dict[str, Any], variant: str, metric: str) -> Estimate | None:
-    """Variant minus baseline over the seeds that both finished; None: there is none."""
+    """Variant minus its reference over the seeds that both finished; None: there is none."""
     ours = variant_values(results, variant, metric)
-    theirs = variant_values(results, next(iter(results["variants"])), metric)
+    theirs = variant_values(results, reference(results, variant), metric)
     both = sorted(ours.keys() & theirs.keys())
     return estimate([ours[seed] - theirs[seed] for seed in both]) if both else None
 
@@ -103,7 +113,8 @@ def conclusion(results: dict[str, Any]) -> str:
     for name in others:
         difference = paired_difference(results, name, metric)
         if difference is not None:
-            sentences.append(f"`{name}`: {verdict(difference)} ({difference.text(signed=True)}).")
+            after = f" after `{reference(results, name)}`" if _is_ladder(results) else ""
+            sentences.append(f"`{name}`{after}: {verdict(difference)} ({difference.text(signed=True)}).")
     ranked = sorted((sum(v) / len(v), name) for name, v in values.items() if v)
     if len(ranked) > 1:
         sentences.append(f"Lowest mean: `{ranked[0][1]}`.")
@@ -147,7 +158,8 @@ def _results_table(results: dict[str, Any], metric: str) -> str:
                 "" if name == baseline else verdict(difference),
             ]
         )
-    return _table([metric, "n", "mean", f"minus `{baseline}`, paired", "verdict"], rows)
+    minus = "minus the one before, paired" if _is_ladder(results) else f"minus `{baseline}`, paired"
+    return _table([metric, "n", "mean", minus, "verdict"], rows)
 
 
 def _setup(results: dict[str, Any]) -> str:
@@ -195,6 +207,7 @@ def _cost_table(results: dict[str, Any]) -> str:
         rows.append(
             [
                 f"`{name}`",
+                _parameters(cells[0]),
                 f"{cells[0]['steps']:,}",
                 f"{cells[0]['tokens']:,}" if cells[0]["tokens"] else "-",
                 f"{cells[0]['training_flops']:.3g}" if cells[0]["training_flops"] else "-",
@@ -203,8 +216,15 @@ def _cost_table(results: dict[str, Any]) -> str:
                 f"{_mean(cells, 'peak_memory_bytes') / 2**20:,.0f}",
             ]
         )
-    heading = ["variant", "steps", "tokens", "training FLOPs", "tokens/s", "seconds a run", "peak memory, MiB"]
-    return _table(heading, rows)
+    costs = ["tokens", "training FLOPs", "tokens/s", "seconds a run", "peak memory, MiB"]
+    return _table(["variant", "parameters", "steps", *costs], rows)
+
+
+def _parameters(cell: dict[str, Any]) -> str:
+    total, active = cell.get("parameters"), cell.get("active_parameters")
+    if total is None:
+        return "-"
+    return f"{total:,}" + (f" ({active:,} active)" if active != total else "")
 
 
 def _mean(cells: list[dict[str, Any]], key: str) -> float:
@@ -215,10 +235,11 @@ def _mean(cells: list[dict[str, Any]], key: str) -> float:
 def _machine(results: dict[str, Any]) -> str:
     machine, versions = results["hardware"], results["versions"]
     gpus = f", {', '.join(machine['gpus'])}" if machine["gpus"] else ""
+    threads = f", {machine['threads']} thread(s) a run" if "threads" in machine else ""
     resumed = sum(cell["attempts"] > 1 for cell in results["cells"])
     total = sum(cell["seconds"] for cell in results["cells"])
     text = (
-        f"{machine['cpu']}, {machine['cores']} core(s){gpus}; "
+        f"{machine['cpu']}, {machine['cores']} core(s){threads}{gpus}; "
         f"{', '.join(f'{name} {number}' for name, number in versions.items())}. All {len(results['cells'])} runs "
         f"took {total / 60:.1f} minutes; seconds include the start of the process and the validations."
     )

@@ -42,6 +42,7 @@ def collect_results(experiment: Experiment, cells: list[Cell], command: str) -> 
         "metrics": experiment.metrics,
         "curve": experiment.curve,
         "curve_over": "training FLOPs" if "training_flops" in experiment.budget else "optimizer step",
+        "against": experiment.against,
         "identical_within": experiment.identical_within,
         "corpora": {name: _corpus(cell) for name, cell in one_of_each.items()},
         "hardware": hardware(),
@@ -84,7 +85,7 @@ def hardware() -> dict[str, Any]:
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return {"cpu": _cpu_name(), "cores": cores, "gpus": gpus}
+    return {"cpu": _cpu_name(), "cores": cores, "threads": torch.get_num_threads(), "gpus": gpus}
 
 
 def versions() -> dict[str, str]:
@@ -142,6 +143,8 @@ def _cell(experiment: Experiment, cell: Cell) -> dict[str, Any]:
         "message": state.message,
         "final": {name: values[-1] for name, values in series.items() if values} if done else {},
         "best": {name: min(values) for name, values in series.items() if values} if done else {},
+        "parameters": cell.parameters,
+        "active_parameters": cell.active_parameters,
         "steps": cell.max_steps,
         "tokens": tokens,
         "training_flops": _round(tokens * cell.flops_per_token) if tokens and cell.flops_per_token else None,

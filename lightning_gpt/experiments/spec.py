@@ -11,6 +11,7 @@
       long: {model.init_args.schedule.init_args.warmup_steps: 100}
     seeds: [1, 2, 3]
     metrics: [val/loss]                    the first decides, smaller is better
+    against: previous                      a ladder: each variant is compared with the one before it
 
 A variant's keys that begin with `prepare.` change its corpus.
 """
@@ -26,6 +27,7 @@ from typing import Any
 from lightning_gpt.experiments.settings import read_yaml
 from lightning_gpt.nn import GPTConfig
 
+AGAINST = ("baseline", "previous")
 BUDGETS = ("max_steps", "tokens", "training_flops", "bytes")
 METRICS = ("val/loss", "val/perplexity", "val/bits_per_byte", "train/loss", "train/perplexity")
 FAMILIES = re.compile(r"val/loss_at_\d+|experts/(max_violation|min_load|dropped|entropy)")
@@ -84,6 +86,8 @@ class Experiment:
     """Validation passes of a run, evenly spaced, the last at its end."""
     curve: str = ""
     """The metric that is drawn over training; empty: the first of `metrics`."""
+    against: str = "baseline"
+    """What a variant is compared with: the baseline, or the previous one, where each step keeps those before it."""
     identical_within: float | None = None
     """Variants are one computation by several means: the largest difference of `curve` to the baseline's, at any step
     and in nats, that still counts as the same."""
@@ -146,6 +150,8 @@ def _checked(path: Path, content: dict[str, Any]) -> Experiment:
     values["curve"] = content.get("curve") or metrics[0]
     if not isinstance(values.get("validations", 1), int) or values.get("validations", 1) < 1:
         raise ValueError(f"validations={values['validations']!r} must be at least 1")
+    if values.get("against", "baseline") not in AGAINST:
+        raise ValueError(f"against={values['against']!r} is unknown: use {' or '.join(AGAINST)}")
     tolerance = values.get("identical_within")
     if tolerance is not None and not (isinstance(tolerance, int | float) and tolerance > 0):
         raise ValueError(f"identical_within={tolerance!r} must be a positive number of nats")

@@ -7,7 +7,7 @@ from lightning_gpt.data.corpus_meta import CorpusMeta
 from lightning_gpt.experiments import load_experiment
 from lightning_gpt.experiments.plan import budget_in_words, plan_cells
 from lightning_gpt.nn import GPTConfig
-from lightning_gpt.nn.flops import training_flops_per_token
+from lightning_gpt.nn.flops import parameters, training_flops_per_token
 
 
 def cells_of(path, **kwargs):
@@ -68,6 +68,14 @@ def test_equal_flops_mean_fewer_steps_for_a_larger_head(write_experiment):
     assert char.max_steps > 2 * byte.max_steps
     spent = [cell.max_steps * cell.tokens_per_step * cell.flops_per_token for cell in (char, byte)]
     assert spent == pytest.approx([1e7, 1e7], rel=0.02)
+
+
+def test_parameters_are_counted_with_the_corpus_vocabulary(write_experiment):
+    moe = {"model.init_args.config.moe": {"experts": 4, "top_k": 1}}
+    dense, sparse = cells_of(write_experiment(variants={"dense": {}, "sparse": moe}))
+    config = GPTConfig(256, 8, 1, 1, 8)
+    assert dense.parameters == dense.active_parameters == parameters(config)
+    assert sparse.parameters > sparse.active_parameters > 0.9 * dense.parameters
 
 
 def test_accumulation_counts_into_a_step(write_experiment):

@@ -80,6 +80,22 @@ def test_conclusion_judges_by_the_interval(compared):
     assert "Lowest mean: `good`." in text
 
 
+def test_a_ladder_compares_each_step_with_the_one_before(compared):
+    compared["against"] = "previous"
+    difference = paired_difference(compared, "same", "val/loss")
+    assert difference.mean == pytest.approx(np.subtract(VALUES["same"], VALUES["good"]).mean())
+    assert "`same` after `good`: worse (+0.0967 ± 0.0574)." in conclusion(compared)
+    assert "minus the one before, paired" in report_text(compared)
+
+
+def test_parameters_that_a_token_does_not_meet_are_told(compared):
+    for one in compared["cells"]:
+        one |= {"parameters": 3000, "active_parameters": 3000 if one["variant"] == "base" else 1000}
+    text = report_text(compared)
+    assert "| `base` | 3,000 | 400 |" in text
+    assert "| `good` | 3,000 (1,000 active) | 400 |" in text
+
+
 def test_diverged_runs_are_counted_not_averaged():
     cells = [cell("a", 1, 2.0), cell("a", 2, 2.2), cell("b", 1, 1.9), cell("b", 2, None, status="diverged")]
     text = report_text(results(cells))

@@ -39,6 +39,7 @@ WRONG = {
     "budget amount": ({"budget": {"tokens": -3}}, "budget.tokens=-3 must be a positive"),
     "validations": ({"validations": 0}, "validations=0 must be at least 1"),
     "tolerance": ({"identical_within": 0}, "identical_within=0 must be a positive"),
+    "against": ({"against": "last"}, "against=.last. is unknown: use baseline or previous"),
     "question": ({"question": ""}, "question is empty"),
 }
 
