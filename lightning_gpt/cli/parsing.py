@@ -61,6 +61,29 @@ def with_named_positionals(command: Callable | dict, args: list[str]) -> list[st
     return rest + [named[name] for name in required if name in named]
 
 
+def with_nulls_as_config(args: list[str]) -> list[str]:
+    """Command line in which `--model.config.moe null` is a `-c` with that one setting.
+
+    jsonargparse hands a null for a part of a chosen class on as the text "None"; in a configuration it stays null.
+
+    Args:
+        args: what follows fit, validate, test or predict.
+    """
+    rest, waiting = [], list(args)
+    while waiting:
+        argument = waiting.pop(0)
+        option, equals, value = argument.partition("=")
+        group, _, path = option.removeprefix("--").partition(".")
+        value = value if equals else waiting[0] if waiting else ""
+        if not option.startswith(("--model.", "--data.")) or value not in ("null", "~"):
+            rest.append(argument)
+            continue
+        waiting = waiting[0 if equals else 1 :]
+        keys = [group, "init_args", *path.removeprefix("init_args.").split(".")]
+        rest += ["-c", "".join(f"{{{key}: " for key in keys) + "null" + "}" * len(keys)]
+    return rest
+
+
 class ClearErrorParser(ArgumentParser):
     """A parser whose errors are one line."""
 

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from lightning_gpt.cli.fast_import import import_lightning
-from lightning_gpt.cli.parsing import ClearErrorParser
+from lightning_gpt.cli.parsing import ClearErrorParser, with_nulls_as_config
 from lightning_gpt.cli.run_directory import RunConfig, differences
 
 import_lightning()
@@ -220,7 +220,7 @@ def run_training(verb: str, args: list[str]) -> TrainingCLI:
             save_config_kwargs={"overwrite": True},
             parser_class=TrainingParser,
             parser_kwargs={"prog": "lightning-gpt", "allow_abbrev": False},
-            args=[verb, *args],
+            args=[verb, *with_nulls_as_config(args)],
         )
     except Interrupted as stop:
         if rank_zero_only.rank == 0:

@@ -64,6 +64,16 @@ def test_later_files_and_options_win(lightning_gpt):
     assert losses(run, "progress/tokens") == {1: 32, 2: 64}
 
 
+def test_null_takes_a_part_of_the_network_out(lightning_gpt):
+    moe = {"model": {"init_args": {"config": {"bias": False, "n_kv_head": 1, "moe": {"experts": 4}}}}}
+    run = lightning_gpt(
+        "fit", moe, "--model.init_args.config.moe", "null", "--model.config.n_kv_head=null", "--trainer.max_steps", 2
+    )
+    made = yaml.safe_load((run / "config.yaml").read_text())["model"]["init_args"]["config"]
+    assert made["moe"] is made["n_kv_head"] is None
+    assert made["bias"] is False
+
+
 def test_the_data_tells_the_model_its_sizes(lightning_gpt, corpus):
     net, tokenizer = open_model(lightning_gpt("fit", "--data.block_size", 24, "--trainer.max_steps", 1))
     assert net.config.block_size == 24
