@@ -42,9 +42,9 @@ def measure(shape: tuple[int, ...], bf16: bool, threads: int, repeats: int, devi
     torch.set_num_threads(threads)
     T, C, hidden, E, K = shape
     modules = {name: layer.to(device) for name, layer in layers(C, hidden, E, K).items()}
-    x = torch.randn(1, T, C, device=device, requires_grad=True)
     taken: dict[str, list[float]] = {name: [] for name in modules}
     for _ in range(repeats + 3):
+        x = torch.randn(1, T, C, device=device, requires_grad=True)  # other loads each time, as in training
         for name, layer in modules.items():
             start = time.perf_counter()
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):

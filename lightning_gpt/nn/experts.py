@@ -26,6 +26,11 @@ class Experts(nn.Module):
         gate, up = x.chunk(2, dim=-1)
         return self.activation(gate) * up
 
+    def dtype_of(self, x: Tensor) -> torch.dtype:
+        """In which x is multiplied: grouped products know nothing of autocast."""
+        device = x.device.type
+        return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+
     def forward(self, x_MC: Tensor, rows_E: Tensor) -> Tensor:
         """Rows sorted by expert -> (M, C), through one grouped matrix product for all experts.
 
@@ -33,12 +38,11 @@ class Experts(nn.Module):
             x_MC: the first rows_E[0] rows belong to expert 0, and so on.
             rows_E: int64, how many rows each expert has; 0 is allowed.
         """
-        device = x_MC.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x_MC.dtype
+        dtype = self.dtype_of(x_MC)
         if dtype == torch.float64:  # the grouped product has none
             return self.loop(x_MC, rows_E)
         ends = rows_E.cumsum(0).to(torch.int32)
-        with torch.autocast(device, enabled=False):
+        with torch.autocast(x_MC.device.type, enabled=False):
             hidden = F.grouped_mm(x_MC.to(dtype), self.up.to(dtype).transpose(1, 2), offs=ends)
             return F.grouped_mm(self.act(hidden), self.down.to(dtype).transpose(1, 2), offs=ends)
 

@@ -1,5 +1,5 @@
 """A mixture of experts in place of the feed-forward. Legend: B batch, T tokens, N = B T, C width, E experts, M pairs
-of a token and an expert."""
+of a token and an expert, S rows that experts work on."""
 
 from typing import NamedTuple
 
@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_gpt.nn.config import GPTConfig
+from lightning_gpt.nn.dispatch import Collect, Spread, dispatch
 from lightning_gpt.nn.experts import Experts
 from lightning_gpt.nn.feedforward import build_dense
 from lightning_gpt.nn.router import Router
@@ -25,22 +26,9 @@ class RouterReport(NamedTuple):
     """Of the router, in nats."""
 
 
-class _Sort(torch.autograd.Function):
-    """x_NC[order // K] for K consecutive pairs a token; backward is a sum of K rows in place of a scatter, which on
-    CPU is 3 times as fast."""
-
-    @staticmethod
-    def forward(ctx, x_NC: Tensor, order: Tensor, top_k: int) -> Tensor:
-        ctx.save_for_backward(order)
-        ctx.shape = (len(x_NC), top_k, -1)
-        return x_NC.index_select(0, order.div(top_k, rounding_mode="floor"))
-
-    @staticmethod
-    def backward(ctx, grad_MC: Tensor) -> tuple[Tensor, None, None]:
-        (order,) = ctx.saved_tensors
-        back = torch.empty_like(order)
-        back[order] = torch.arange(len(order), device=order.device)
-        return grad_MC.index_select(0, back).view(ctx.shape).sum(1), None, None
+CPU_ROW_MULTIPLE = {torch.bfloat16: 32, torch.float16: 32}
+"""On CPU products of these types are compiled anew for every number of rows that they meet, which takes ten times as
+long as the product; loads are never the same twice, their multiples of this are."""
 
 
 class MixtureOfExperts(nn.Module):
@@ -57,24 +45,26 @@ class MixtureOfExperts(nn.Module):
 
     def forward(self, x_BTC: Tensor) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
-        B, T, C = x_BTC.shape
+        config, (B, T, C) = self.config, x_BTC.shape
         x_NC = x_BTC.reshape(B * T, C)
         route = self.router(x_NC)
-        load_E = torch.bincount(route.expert_M, minlength=self.config.experts)
-        order = route.expert_M.argsort(stable=True)
-        if self.config.routing == "expert_choice":  # a token has any number of experts
-            sorted_MC = x_NC[route.token_M[order]]
+        load_E = torch.bincount(route.expert_M, minlength=config.experts)
+        if config.routing == "expert_choice":  # sorted by expert already; a token has any number of them
+            y_MC = self.experts(x_NC[route.token_M], load_E)
+            y_MC = y_MC * route.gate_M[:, None].to(y_MC.dtype)
+            y_NC = torch.zeros(B * T, C, dtype=y_MC.dtype, device=x_NC.device).index_add(0, route.token_M, y_MC)
         else:
-            sorted_MC = _Sort.apply(x_NC, order, self.config.top_k)
-        out_MC = self.experts(sorted_MC, load_E)
-        out_MC = out_MC * route.gate_M[order, None].to(out_MC.dtype)
-        y_NC = torch.zeros(B * T, C, dtype=out_MC.dtype, device=x_NC.device).index_add(0, route.token_M[order], out_MC)
+            dtype = self.experts.dtype_of(x_NC)
+            multiple = CPU_ROW_MULTIPLE.get(dtype, 1) if x_NC.device.type == "cpu" else 1
+            plan = dispatch(route.expert_M, route.kept_M, config.experts, config.top_k, multiple)
+            y_SC = self.experts(Spread.apply(x_NC.to(dtype), plan), plan.rows_E)
+            y_NC = Collect.apply(y_SC, route.gate_M.view(B * T, -1), plan)
         if self.shared is not None:
             y_NC = y_NC + self.shared(x_NC)
         self.report = RouterReport(
-            self.config.balance_coefficient * route.balance_loss + self.config.z_coefficient * route.z_loss,
+            config.balance_coefficient * route.balance_loss + config.z_coefficient * route.z_loss,
             load_E,
-            (route.gate_M == 0).float().mean(),
+            load_E.new_zeros(()).float() if route.kept_M is None else 1 - route.kept_M.float().mean(),
             route.entropy,
         )
         return y_NC.view(B, T, C)

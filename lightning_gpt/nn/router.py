@@ -17,7 +17,9 @@ class Route(NamedTuple):
     expert_M: Tensor
     """int64, which expert."""
     gate_M: Tensor
-    """float32, weight of the expert's output; 0 = dropped for want of capacity."""
+    """float32, weight of the expert's output; 0 when dropped."""
+    kept_M: Tensor | None
+    """bool, False = dropped for want of capacity; None = all are kept."""
     balance_loss: Tensor
     """Scalar, unweighted; at least 1 for the balance loss of Switch, 0 when there is none."""
     z_loss: Tensor
@@ -44,20 +46,22 @@ class Router(nn.Module):
             if config.jitter and self.training:
                 x = x * torch.empty_like(x).uniform_(1 - config.jitter, 1 + config.jitter)
             logits_NE = x @ self.linear.weight.to(x.dtype).T
+        total_N1 = torch.logsumexp(logits_NE, dim=-1, keepdim=True)
         sigmoid = config.routing == "sigmoid"
-        scores_NE = torch.sigmoid(logits_NE) if sigmoid else torch.softmax(logits_NE, dim=-1)
+        # A softmax by way of the z-loss's logsumexp: the kernel for it takes 5 times as long for so few numbers on CPU.
+        scores_NE = torch.sigmoid(logits_NE) if sigmoid else (logits_NE - total_N1).exp()
         shares_NE = scores_NE / scores_NE.sum(-1, keepdim=True) if sigmoid else scores_NE
         if config.routing == "expert_choice":
-            token_M, expert_M, gate_M = self._experts_choose(scores_NE)
+            token_M, expert_M, gate_M, kept_M = *self._experts_choose(scores_NE), None
             balance_loss = logits_NE.new_zeros(())
         else:
-            token_M, expert_M, gate_M = self._tokens_choose(scores_NE)
+            token_M, expert_M, gate_M, kept_M = self._tokens_choose(scores_NE)
             balance_loss = self._balance_loss(shares_NE, expert_M)
-        z_loss = torch.logsumexp(logits_NE, dim=-1).square().mean()
-        entropy = -torch.special.xlogy(shares_NE, shares_NE).sum(-1).mean().detach()
-        return Route(token_M, expert_M, gate_M * config.scale, balance_loss, z_loss, entropy)
+        z_loss = total_N1.square().mean()
+        entropy = -torch.special.xlogy(shares_NE.detach(), shares_NE.detach()).sum(-1).mean()
+        return Route(token_M, expert_M, gate_M * config.scale, kept_M, balance_loss, z_loss, entropy)
 
-    def _tokens_choose(self, scores_NE: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _tokens_choose(self, scores_NE: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """Each token takes its K best experts; the bias moves the choice, not the gate."""
         config, N = self.config, len(scores_NE)
         biased = scores_NE + self.balance_bias_E if config.balance == "bias" else scores_NE
@@ -68,12 +72,12 @@ class Router(nn.Module):
         token_M = torch.arange(N, device=scores_NE.device).repeat_interleave(config.top_k)
         expert_M, gate_M = chosen_NK.flatten(), gate_NK.flatten()
         if config.capacity_factor is None:
-            return token_M, expert_M, gate_M
+            return token_M, expert_M, gate_M, None
         capacity = math.ceil(config.capacity_factor * N * config.top_k / config.experts)
         queue = chosen_NK.T.flatten()  # every token's first choice, then every token's second
         place = torch.nn.functional.one_hot(queue, config.experts).cumsum(0).gather(1, queue[:, None])[:, 0]
         kept_M = (place <= capacity).view(config.top_k, N).T.flatten()
-        return token_M, expert_M, gate_M * kept_M
+        return token_M, expert_M, gate_M * kept_M, kept_M
 
     def _experts_choose(self, scores_NE: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Each expert takes the tokens that want it most (Zhou et al., 2022)."""
