@@ -4,7 +4,7 @@ Legend: B batch, T queries, S keys, H query heads, K key/value heads, G = H / K,
 """
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -18,17 +18,26 @@ from lightning_gpt.nn.masks import attention_mask
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
 
-# Which path is the quickest on CPU, forward and backward (benchmarks/attention.py). In bfloat16 matrix products use the
-# processor's matrix units, the fused kernel hardly. The fused kernel alone keeps no T x T weights: beyond these lengths
-# memory decides, unless a window bounds it.
-CPU_PLAIN_MAX_KEYS = {torch.float32: 256, torch.bfloat16: 2048}
-# A few new tokens make few scores however many keys there are, and the fused kernel copies grouped keys and multiplies
-# bfloat16 without the matrix units: with it, one more token after 4,096 took 5 to 14 times as long.
-CPU_PLAIN_MAX_QUERIES = 16
-CPU_BLOCKED_TOKENS = {torch.float32: range(128, 1025), torch.bfloat16: range(128, 2049)}
-
 AttentionPath = Callable[..., Tensor]
 """(q (B, H, T, D), k (B, K, S, D), v (B, K, S, D), mask, scale, dropout) -> (B, H, T, D)."""
+
+
+class CpuLimits(NamedTuple):
+    """Which path is the quickest on one kind of processor, forward and backward, by the type of queries and keys
+    (benchmarks/attention.py, benchmarks/decode.py). The fused kernel alone keeps no T x T weights: beyond these lengths
+    memory decides too, unless a window bounds it."""
+
+    plain_keys: dict[torch.dtype, int]
+    """plain_attention up to so many keys."""
+    blocked_tokens: dict[torch.dtype, range]
+    """blocked_causal_attention for whole sequences of these lengths."""
+    few: AttentionPath
+    """For a few new tokens: they make few scores however many keys there are."""
+
+
+FEW_QUERIES = 16
+BLOCKED_WINDOW_TOKENS = 128
+"""From this length on a window is worth its blocks, when it leaves out half of the keys."""
 
 
 class Sight(NamedTuple):
@@ -96,6 +105,21 @@ def fused_attention(
     )
 
 
+def folded_attention(
+    q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, mask: Tensor | None, scale: float, dropout: float
+) -> Tensor:
+    """As fused_attention, with the G queries of one key head as rows of one product: keys are not copied, but the mask
+    is."""
+    B, H, T, D = q_BHTD.shape
+    K, S = k_BKSD.shape[1:3]
+    rows = (B, K, H // K * T)
+    mask = None if mask is None else mask.expand(B, H, T, S).reshape(*rows, S)
+    y = F.scaled_dot_product_attention(
+        q_BHTD.reshape(*rows, D), k_BKSD, v_BKSD, attn_mask=mask, dropout_p=dropout, scale=scale
+    )
+    return y.view(B, H, T, D)
+
+
 def fused_causal_attention(
     q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, mask: Tensor | None, scale: float, dropout: float
 ) -> Tensor:
@@ -104,6 +128,29 @@ def fused_causal_attention(
     return F.scaled_dot_product_attention(
         q_BHTD, k_BKSD, v_BKSD, dropout_p=dropout, is_causal=True, scale=scale, enable_gqa=gqa
     )
+
+
+# In bfloat16 matrix products use AVX-512's units, the fused kernel hardly (measured on AMD EPYC). It copies grouped
+# keys: with it, one more token after 4,096 took 5 to 14 times as long.
+WITHOUT_AMX = CpuLimits(
+    plain_keys={torch.float32: 256, torch.bfloat16: 2048},
+    blocked_tokens={torch.float32: range(128, 1025), torch.bfloat16: range(128, 2049)},
+    few=plain_attention,
+)
+# The fused kernel uses AMX in bfloat16 (measured on Intel Xeon). Products of matrices are compiled anew for every
+# number of keys there, one for each new token: 1 to 30 ms.
+WITH_AMX = CpuLimits(
+    plain_keys={torch.float32: 256, torch.bfloat16: 896},
+    blocked_tokens={torch.float32: range(192, 768), torch.bfloat16: range(0)},
+    few=folded_attention,
+)
+
+
+@cache
+def cpu_limits() -> CpuLimits:
+    """Of this machine's processor."""
+    has_amx = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return WITH_AMX if has_amx is not None and has_amx() else WITHOUT_AMX
 
 
 def choose_path(
@@ -137,13 +184,15 @@ def choose_path(
     if softcap or sinks:
         return plain_attention
     whole = whole and not documents
-    if device.type == "cpu" and whole and not dropout:
-        lengths = CPU_BLOCKED_TOKENS.get(dtype, ())
-        if queries in lengths or (lengths and window is not None and queries > 2 * window and queries > lengths[0]):
+    limits = cpu_limits()
+    if device.type == "cpu" and dtype in limits.plain_keys:
+        if queries <= FEW_QUERIES < keys:
+            return limits.few
+        windowed = window is not None and queries > max(2 * window, BLOCKED_WINDOW_TOKENS)
+        if whole and not dropout and (windowed or queries in limits.blocked_tokens[dtype]):
             return blocked_causal_attention
-    few = dtype in CPU_PLAIN_MAX_KEYS and queries <= CPU_PLAIN_MAX_QUERIES
-    if device.type == "cpu" and (few or keys <= CPU_PLAIN_MAX_KEYS.get(dtype, 0)):
-        return plain_attention
+        if keys <= limits.plain_keys[dtype]:
+            return plain_attention
     return fused_causal_attention if whole and window is None and not biased else fused_attention
 
 

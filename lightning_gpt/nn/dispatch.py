@@ -86,7 +86,7 @@ class Collect(torch.autograd.Function):
         grad_SC = grad_NC.index_select(0, ctx.plan.token_S)
         grad_gate_S = (grad_SC * y_SC).sum(-1, dtype=gate_NK.dtype)
         gate_S = _with_zeros(gate_NK.flatten())[ctx.plan.pair_S].to(y_SC.dtype)
-        return grad_SC * gate_S[:, None], _with_zeros(grad_gate_S)[ctx.plan.slot_M].view(gate_NK.shape), None
+        return grad_SC.mul_(gate_S[:, None]), _with_zeros(grad_gate_S)[ctx.plan.slot_M].view(gate_NK.shape), None
 
 
 def _with_zeros(rows: Tensor) -> Tensor:

@@ -6,7 +6,16 @@ import torch
 from torch.nn import functional as F
 
 from lightning_gpt.nn import GPT, GPTConfig, attention_paths, blocked_attention
-from lightning_gpt.nn.attention_paths import choose_path, fused_attention, fused_causal_attention, plain_attention
+from lightning_gpt.nn.attention_paths import (
+    WITH_AMX,
+    WITHOUT_AMX,
+    CpuLimits,
+    choose_path,
+    folded_attention,
+    fused_attention,
+    fused_causal_attention,
+    plain_attention,
+)
 from lightning_gpt.nn.masks import attention_mask
 from lightning_gpt.nn.positions import alibi_slopes
 
@@ -64,18 +73,28 @@ def test_values_and_gradients_of_plain_and_blocked_agree(kv_heads, tokens, windo
         torch.testing.assert_close(one, two)
 
 
-def test_the_path_follows_device_type_and_length():
+def test_the_path_follows_device_type_and_length(monkeypatch):
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
     bf16, fp32 = torch.bfloat16, torch.float32
     blocked = blocked_attention.blocked_causal_attention
-    expected = {
-        (cpu, bf16, 64, 64, True, False): plain_attention,
+    without_amx = {
         (cpu, bf16, 1024, 1024, True, False): blocked,
         (cpu, bf16, 1024, 1024, True, True): plain_attention,  # dropout
         (cpu, bf16, 1024, 1024, False, False): plain_attention,  # documents
         (cpu, bf16, 1, 1024, False, False): plain_attention,  # one more token
         (cpu, bf16, 1, 8192, False, False): plain_attention,  # one more token of a long text
         (cpu, fp32, 16, 8192, False, False): plain_attention,
+    }
+    with_amx = {
+        (cpu, bf16, 512, 512, True, False): plain_attention,
+        (cpu, bf16, 1024, 1024, True, False): fused_causal_attention,
+        (cpu, bf16, 1024, 1024, False, False): fused_attention,  # documents
+        (cpu, bf16, 1, 8192, False, False): folded_attention,
+        (cpu, fp32, 16, 8192, False, False): folded_attention,
+    }
+    anywhere = {
+        (cpu, bf16, 64, 64, True, False): plain_attention,
+        (cpu, fp32, 8, 8, True, False): plain_attention,
         (cpu, fp32, 17, 8192, False, False): fused_attention,
         (cpu, bf16, 4096, 4096, True, False): fused_causal_attention,
         (cpu, fp32, 512, 512, True, False): blocked,
@@ -88,8 +107,24 @@ def test_the_path_follows_device_type_and_length():
         (cuda, bf16, 64, 64, True, False, None, False, False, False, True): plain_attention,  # sinks
         (cpu, bf16, 8192, 8192, True, False, 256): blocked,
     }
-    for arguments, path in expected.items():
-        assert choose_path(*arguments) is path, arguments
+    for limits, expected in ((WITHOUT_AMX, without_amx), (WITH_AMX, with_amx)):
+        monkeypatch.setattr(attention_paths, "cpu_limits", lambda limits=limits: limits)
+        for arguments, path in (expected | anywhere).items():
+            assert choose_path(*arguments) is path, arguments
+
+
+@pytest.mark.parametrize("kv_heads", [4, 2, 1])
+@pytest.mark.parametrize("slopes", [False, True], ids=["", "alibi"])
+def test_folded_queries_of_a_few_tokens_equal_plain_attention(kv_heads, slopes):
+    q, k, v = inputs(kv_heads)
+    q, positions = q[:, :, -3:], torch.arange(T)
+    slopes_H = alibi_slopes(H).double() if slopes else None
+    for given in (None, attention_mask(positions[-3:], positions, torch.float64, 4, slopes_H)):
+        torch.testing.assert_close(
+            folded_attention(q, k, v, given, 0.3, 0.0), plain_attention(q, k, v, given, 0.3, 0.0)
+        )
+    ragged = attention_mask(positions[None, -3:].expand(len(q), 3), positions, torch.float64, None, slopes_H)
+    torch.testing.assert_close(folded_attention(q, k, v, ragged, 0.3, 0.0), plain_attention(q, k, v, ragged, 0.3, 0.0))
 
 
 def test_blocked_attention_within_autocast_computes_in_its_type():
@@ -177,9 +212,9 @@ def test_whole_network_agrees_on_all_paths(monkeypatch):
     net = GPT(config).double()
     ids = torch.randint(31, (2, 16))
     gradients = []
-    for plain, blocked in (({torch.float64: 16}, {}), ({}, {torch.float64: [16]}), ({}, {})):
-        monkeypatch.setattr(attention_paths, "CPU_PLAIN_MAX_KEYS", plain)
-        monkeypatch.setattr(attention_paths, "CPU_BLOCKED_TOKENS", blocked)
+    for plain, blocked in ((16, range(0)), (0, [16]), (0, range(0))):
+        limits = CpuLimits({torch.float64: plain}, {torch.float64: blocked}, folded_attention)
+        monkeypatch.setattr(attention_paths, "cpu_limits", lambda limits=limits: limits)
         net.zero_grad()
         F.cross_entropy(net(ids).flatten(0, 1), ids.flatten()).backward()
         gradients.append([parameter.grad.clone() for parameter in net.parameters()])

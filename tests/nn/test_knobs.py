@@ -9,6 +9,7 @@ from lightning_gpt.hub import load_model, save_model
 from lightning_gpt.inference.generation import generate
 from lightning_gpt.inference.sampling import SamplingConfig
 from lightning_gpt.nn import GPT, GPTConfig, KVCache
+from lightning_gpt.nn.attention_paths import CpuLimits, folded_attention
 from lightning_gpt.nn.flops import kv_cache_bytes, parameters
 from lightning_gpt.nn.moe_config import MoEConfig
 from lightning_gpt.nn.rope_scaling import RopeScaling
@@ -147,12 +148,14 @@ def test_all_paths_agree(net, monkeypatch):
     monkeypatch.setattr(blocked_attention, "block_size", lambda tokens: 8)
     x = ids(2, 21)
     results = []
-    for plain, blocked in (({torch.float64: 24}, {}), ({}, {torch.float64: [21]}), ({}, {})):
-        monkeypatch.setattr(attention_paths, "CPU_PLAIN_MAX_KEYS", plain)
-        monkeypatch.setattr(attention_paths, "CPU_BLOCKED_TOKENS", blocked)
+    for plain, blocked in ((24, range(0)), (0, [21]), (0, range(0))):
+        limits = CpuLimits({torch.float64: plain}, {torch.float64: blocked}, folded_attention)
+        monkeypatch.setattr(attention_paths, "cpu_limits", lambda limits=limits: limits)
         results.append(net(x))
-    torch.testing.assert_close(results[0], results[1])
-    torch.testing.assert_close(results[0], results[2])
+        cache = KVCache(net.config, 2, dtype=torch.float64)
+        results.append(torch.cat([net(part, cache=cache) for part in x.split((17, 1, 3), dim=1)], dim=1))
+    for other in results[1:]:
+        torch.testing.assert_close(results[0], other)
 
 
 def test_counted_parameters_and_cache_bytes(net):
