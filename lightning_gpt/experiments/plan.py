@@ -48,6 +48,13 @@ class Cell:
     config_hash: str
     """Of everything that decides the result: all settings, the corpus' fingerprint, this package's version."""
 
+    @property
+    def training_flops(self) -> float | None:
+        """Of the whole run."""
+        if self.tokens_per_step is None or self.flops_per_token is None:
+            return None
+        return self.max_steps * self.tokens_per_step * self.flops_per_token
+
 
 def plan_cells(experiment: Experiment, runs: Path = RUNS, smoke: bool = False) -> list[Cell]:
     """All cells, seed by seed, so that a run stopped half-way has whole comparisons.
@@ -60,16 +67,15 @@ def plan_cells(experiment: Experiment, runs: Path = RUNS, smoke: bool = False) -
         smoke: two steps per variant with the first seed, beside the real runs.
 
     Raises:
-        ValueError: a corpus or a budget that cannot be; one line.
+        ValueError: a corpus or a budget that cannot be, variants that are not as equal as asked; one line.
     """
     root = runs / ("smoke" if smoke else "") / experiment.chapter / experiment.name
     bases = [read_yaml(path) for path in experiment.configs]
     variants = [_resolve(experiment, variant, bases, smoke) for variant in experiment.variants.values()]
-    return [
-        _cell(experiment, variant, seed, root, bases)
-        for seed in (experiment.seeds[:1] if smoke else experiment.seeds)
-        for variant in variants
-    ]
+    seeds = experiment.seeds[:1] if smoke else experiment.seeds
+    cells = [_cell(experiment, variant, seed, root, bases) for seed in seeds for variant in variants]
+    _check_equal(experiment, cells[: len(variants)])
+    return cells
 
 
 @dataclass(frozen=True)
@@ -205,6 +211,24 @@ def _cell(experiment: Experiment, variant: _Resolved, seed: int, root: Path, bas
         data_dir=variant.data_dir,
         config_hash=hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest(),
     )
+
+
+def _check_equal(experiment: Experiment, variants: list[Cell]) -> None:
+    baseline, *others = variants
+    for kind, share in experiment.equal.items():
+        expected = getattr(baseline, kind)
+        for cell in others:
+            found = getattr(cell, kind)
+            if expected is None or found is None:
+                raise ValueError(
+                    f"{experiment.path}: equal.{kind} cannot be checked: give model.init_args.config and "
+                    "trainer.devices as a number in the configs"
+                )
+            if abs(found / expected - 1) > share:
+                raise ValueError(
+                    f"{experiment.path}: equal.{kind}={share:g}, but {cell.variant} has {found:,.6g} and "
+                    f"{baseline.variant} {expected:,.6g} ({found / expected - 1:+.1%}): change one of them or the share"
+                )
 
 
 def budget_in_words(experiment: Experiment) -> str:

@@ -168,6 +168,8 @@ def _setup(results: dict[str, Any]) -> str:
         f"- configs: {', '.join(f'`{path}`' for path in results['configs'])}; each run gets {results['budget']}; "
         f"seeds {', '.join(map(str, seeds))}"
     ]
+    for kind, share in results.get("equal", {}).items():
+        lines.append(f"- checked before the runs: {kind.replace('_', ' ')} equal within {share:.1%}")
     if results["overrides"]:
         lines.append(f"- common settings: {_settings(results['overrides'])}")
     lines += [f"- `{name}`: {_settings(settings)}" for name, settings in results["variants"].items()]

@@ -11,6 +11,7 @@
       long: {model.init_args.schedule.init_args.warmup_steps: 100}
     seeds: [1, 2, 3]
     metrics: [val/loss]                    the first decides, smaller is better
+    equal: {training_flops: 0.02}          or parameters: refused when a variant differs by more than this share
     against: previous                      a ladder: each variant is compared with the one before it
 
 A variant's keys that begin with `prepare.` change its corpus.
@@ -27,6 +28,7 @@ from typing import Any
 from lightning_gpt.experiments.settings import read_yaml
 from lightning_gpt.nn import GPTConfig
 
+EQUAL = ("parameters", "training_flops")
 AGAINST = ("baseline", "previous")
 BUDGETS = ("max_steps", "tokens", "training_flops", "bytes")
 METRICS = ("val/loss", "val/perplexity", "val/bits_per_byte", "train/loss", "train/perplexity")
@@ -88,6 +90,8 @@ class Experiment:
     """The metric that is drawn over training; empty: the first of `metrics`."""
     against: str = "baseline"
     """What a variant is compared with: the baseline, or the previous one, where each step keeps those before it."""
+    equal: dict[str, float] = field(default_factory=dict)
+    """parameters, training_flops -> by which share a variant may differ from the baseline; checked before the runs."""
     identical_within: float | None = None
     """Variants are one computation by several means: the largest difference of `curve` to the baseline's, at any step
     and in nats, that still counts as the same."""
@@ -141,6 +145,7 @@ def _checked(path: Path, content: dict[str, Any]) -> Experiment:
     if values["prepare"] and "source" not in values["prepare"]:
         raise ValueError("prepare.source is missing: name a corpus, a file or a folder")
     values["budget"] = _budget(content["budget"])
+    values["equal"] = _equal(content.get("equal") or {})
     values["seeds"] = _seeds(content["seeds"])
     metrics = _list(content.get("metrics", ["val/loss"]), "metrics")
     for name in [*metrics, *filter(None, [content.get("curve")])]:
@@ -233,6 +238,17 @@ def _budget(value: Any) -> dict[str, float]:
     if isinstance(amount, bool) or not isinstance(amount, int | float) or not amount > 0:
         raise ValueError(f"budget.{kind}={amount!r} must be a positive number")
     return {kind: amount}
+
+
+def _equal(value: Any) -> dict[str, float]:
+    if not isinstance(value, dict):
+        raise ValueError(f"equal={value!r} must map {' or '.join(EQUAL)} to a share, as {{parameters: 0.01}}")
+    for kind, share in value.items():
+        if kind not in EQUAL:
+            raise ValueError(f"equal: unknown kind {kind!r}{_near(kind, EQUAL)}: use {', '.join(EQUAL)}")
+        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share < 1:
+            raise ValueError(f"equal.{kind}={share!r} must be a share, at least 0 and below 1")
+    return value
 
 
 def _seeds(value: Any) -> list[int]:

@@ -1,5 +1,8 @@
 """GGUF files (llama.cpp), read through transformers, which turns their quantized weights into float32."""
 
+import sys
+from contextlib import nullcontext, redirect_stderr
+from io import StringIO
 from pathlib import Path
 
 import torch
@@ -31,11 +34,14 @@ def load_gguf(
     except ImportError as error:
         raise ValueError(f"{path} is read by transformers: `pip install lightning_gpt[gguf]` ({error})") from None
     where = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
+    # Bars of every library below are drawn on stderr, also where nobody watches.
+    unseen = nullcontext() if sys.stderr.isatty() else redirect_stderr(StringIO())
     try:
         values = AutoConfig.from_pretrained(**where).to_dict()
         family = supported_family(values.get("model_type"))
         config = family.from_config(values)
-        state = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32).state_dict()
+        with unseen:
+            state = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32).state_dict()
         tokenizer = Tokenizer.from_json(AutoTokenizer.from_pretrained(**where).backend_tokenizer.to_str())
     except (ValueError, TypeError, KeyError, OSError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from None

@@ -78,6 +78,18 @@ def test_parameters_are_counted_with_the_corpus_vocabulary(write_experiment):
     assert sparse.parameters > sparse.active_parameters > 0.9 * dense.parameters
 
 
+def test_variants_that_are_not_equal_are_refused_before_anything_runs(write_experiment):
+    wide = {"model.init_args.config.ffn_hidden": 64}
+    variants = {"a": {}, "b": {"model.init_args.config.norm": "rmsnorm"}, "wide": wide}
+    assert len(cells_of(write_experiment(variants=variants, equal={"parameters": 0.9}))) == 3
+    for kind in ("parameters", "training_flops"):
+        with pytest.raises(ValueError, match=rf"equal.{kind}=0.01, but wide has [\d,.e+]+ and a [\d,.e+]+ \(\+"):
+            cells_of(write_experiment(variants=variants, equal={kind: 0.01}))
+    with pytest.raises(ValueError, match=r"equal.training_flops cannot be checked"):
+        unknown = {"trainer.devices": "auto"}
+        cells_of(write_experiment(variants=variants, overrides=unknown, equal={"training_flops": 0.9}))
+
+
 def test_accumulation_counts_into_a_step(write_experiment):
     variants = {"a": {}, "b": {"data.init_args.batch_size": 1, "trainer.accumulate_grad_batches": 2}}
     a, b = cells_of(write_experiment(variants=variants, budget={"tokens": 1600}))

@@ -39,6 +39,9 @@ WRONG = {
     "budget amount": ({"budget": {"tokens": -3}}, "budget.tokens=-3 must be a positive"),
     "validations": ({"validations": 0}, "validations=0 must be at least 1"),
     "tolerance": ({"identical_within": 0}, "identical_within=0 must be a positive"),
+    "equal kind": ({"equal": {"parameter": 0.1}}, "equal: unknown kind 'parameter' .did you mean 'parameters'"),
+    "equal share": ({"equal": {"parameters": 2}}, "equal.parameters=2 must be a share"),
+    "equal": ({"equal": "parameters"}, "equal='parameters' must map parameters or training_flops"),
     "against": ({"against": "last"}, "against=.last. is unknown: use baseline or previous"),
     "question": ({"question": ""}, "question is empty"),
 }

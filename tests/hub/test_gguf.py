@@ -55,7 +55,9 @@ def test_a_file_becomes_the_model_that_transformers_reads(tmp_path, capsys):
 
     path = write_llama(tmp_path / "tiny.gguf")
     main(["import", str(path), "--out", str(tmp_path / "model")])
-    assert "parameters)" in capsys.readouterr().out
+    shown = capsys.readouterr()
+    assert "parameters)" in shown.out
+    assert "%|" not in shown.err  # no bars where nobody watches
     net, tokenizer = open_model(tmp_path / "model")
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file=path.name, dtype=torch.float32).eval()
     ids = tokenizer.encode("to be or not to be")
