@@ -11,6 +11,7 @@ from lightning_gpt.hub.family import import_tensors
 from lightning_gpt.hub.huggingface import supported_family
 from lightning_gpt.hub.network import network_from_state
 from lightning_gpt.nn import GPT
+from lightning_gpt.text.roles import Roles
 from lightning_gpt.text.tokenizer import Tokenizer
 
 
@@ -42,8 +43,10 @@ def load_gguf(
         config = family.from_config(values)
         with unseen:
             state = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32).state_dict()
-        tokenizer = Tokenizer.from_json(AutoTokenizer.from_pretrained(**where).backend_tokenizer.to_str())
+        theirs = AutoTokenizer.from_pretrained(**where)
     except (ValueError, TypeError, KeyError, OSError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from None
     state = import_tensors(family, config, state, str(path))
+    roles = Roles.from_files(theirs.special_tokens_map, {}, theirs.chat_template)
+    tokenizer = Tokenizer.from_json(theirs.backend_tokenizer.to_str(), roles)
     return network_from_state(config, state, str(path), dtype, device), tokenizer

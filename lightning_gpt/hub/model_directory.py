@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from lightning_gpt.hub.family import export_tensors
 from lightning_gpt.hub.huggingface import OWN_TYPE, family_of, load_huggingface
 from lightning_gpt.nn import GPT
+from lightning_gpt.text.roles import Roles
 from lightning_gpt.text.tokenizer import Tokenizer
 
 TORCH_NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
@@ -90,15 +91,21 @@ def load_model(
 
 
 def load_tokenizer(directory: Path) -> Tokenizer | None:
-    """tokenizer.json of a directory; older files (vocab.json, tokenizer.model) are converted by transformers.
+    """tokenizer.json of a directory with its tokens' roles and its chat template; older files (vocab.json,
+    tokenizer.model) are converted by transformers.
 
     Raises:
         ValueError: damaged, or of a kind that needs transformers where that is not installed.
     """
-    path = directory / "tokenizer.json"
+    path, template = directory / "tokenizer.json", directory / "chat_template.jinja"
+    roles = Roles.from_files(
+        _read_json(directory / "tokenizer_config.json"),
+        _read_json(directory / "generation_config.json"),
+        template.read_text(encoding="utf-8") if template.exists() else None,
+    )
     if path.exists():
         try:
-            return Tokenizer.from_json(path.read_text(encoding="utf-8"))
+            return Tokenizer.from_json(path.read_text(encoding="utf-8"), roles)
         except (ValueError, UnicodeDecodeError) as error:
             raise ValueError(f"{path}: {error}") from None
     old = next((name for name in ("vocab.json", "tokenizer.model") if (directory / name).exists()), None)
@@ -110,7 +117,20 @@ def load_tokenizer(directory: Path) -> Tokenizer | None:
         raise ValueError(
             f"{directory} has {old} instead of tokenizer.json: `pip install transformers` to have it converted"
         ) from None
-    return Tokenizer.from_json(AutoTokenizer.from_pretrained(directory).backend_tokenizer.to_str())
+    return Tokenizer.from_json(AutoTokenizer.from_pretrained(directory).backend_tokenizer.to_str(), roles)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """An object that may be missing."""
+    if not path.exists():
+        return {}
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not valid JSON ({error}): restore it, or remove it to do without") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} is not a JSON object: restore it, or remove it to do without")
+    return values
 
 
 def _write(
@@ -131,6 +151,8 @@ def _write(
     stored = {"dtype": TORCH_NAMES[dtype], "torch_dtype": TORCH_NAMES[dtype]}
     head = {"architectures": [architecture], "model_type": model_type}
     _write_json(directory / "config.json", head | values | special | stored | {OWN_TYPE: config.to_dict()})
+    if tokenizer is not None and len(tokenizer.end_ids) > 1:
+        special["eos_token_id"] = sorted(tokenizer.end_ids)
     _write_json(directory / "generation_config.json", {k: v for k, v in special.items() if v is not None} | generation)
     tensors = {name: tensor.to(dtype) for name, tensor in tensors.items()}
     save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
@@ -138,6 +160,8 @@ def _write(
     if tokenizer is not None:
         (directory / "tokenizer.json").write_text(tokenizer.to_json(), encoding="utf-8")
         _write_json(directory / "tokenizer_config.json", _tokenizer_config(tokenizer, config.block_size))
+        if tokenizer.roles.chat_template is not None:
+            (directory / "chat_template.jinja").write_text(tokenizer.roles.chat_template, encoding="utf-8")
     return model_type
 
 

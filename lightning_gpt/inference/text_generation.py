@@ -59,7 +59,7 @@ def generate_text(
 
     Args:
         net: the network, in evaluation mode.
-        tokenizer: its tokenizer; its eos_id ends a row and is not written.
+        tokenizer: its tokenizer; its end_ids end a row and are not written.
         prompts: texts, continued side by side.
         max_new_tokens: per row.
         sampling: how tokens are drawn.
@@ -71,7 +71,7 @@ def generate_text(
         ValueError: a prompt that the tokenizer cannot write or that does not fit.
     """
     ids = [prompt_ids(tokenizer, prompt, net.config.vocab_size) for prompt in prompts]
-    eos = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
+    eos = tuple(tokenizer.end_ids)
     generators = row_generators(seed, len(ids), net.token_embedding.weight.device)
     limit = min(tokenizer.vocab_size, net.config.vocab_size)
     steps = Generation(net, ids, max_new_tokens, sampling, eos, generators, overflow, limit)

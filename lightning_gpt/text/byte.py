@@ -6,7 +6,8 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
 from lightning_gpt.text.byte_alphabet import BYTE_TO_CHARACTER
-from lightning_gpt.text.tokenizer import END_OF_TEXT, Tokenizer
+from lightning_gpt.text.roles import END_OF_TEXT
+from lightning_gpt.text.tokenizer import Tokenizer
 
 
 def byte_tokenizer(end_of_text: bool = False) -> Tokenizer:

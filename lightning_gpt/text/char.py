@@ -7,8 +7,9 @@ from collections.abc import Iterable
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
+from lightning_gpt.text.roles import END_OF_TEXT
 from lightning_gpt.text.scheme import CHARACTER_PATTERN
-from lightning_gpt.text.tokenizer import END_OF_TEXT, Tokenizer
+from lightning_gpt.text.tokenizer import Tokenizer
 
 
 def char_tokenizer(characters: Iterable[str], end_of_text: bool = False) -> Tokenizer:

@@ -19,17 +19,9 @@ from lightning_gpt.text.fast_encode import (
     unknown_character_message,
     vocabulary_of,
 )
+from lightning_gpt.text.roles import Roles
 from lightning_gpt.text.scheme import recognise
 from lightning_gpt.text.tiktoken_patterns import PATTERNS
-
-END_OF_TEXT = "<|endoftext|>"
-"""The special token that our own schemes put after a document."""
-
-# Names that published tokenizers use, the commonest meaning first.
-EOS_NAMES = (END_OF_TEXT, "</s>", "<|im_end|>", "<|end_of_text|>", "<|eot_id|>", "<eos>", "[SEP]")
-BOS_NAMES = ("<s>", "<|begin_of_text|>", "<|startoftext|>", "<|im_start|>", "<bos>", "[CLS]")
-PAD_NAMES = ("<pad>", "<|pad|>", "[PAD]", "<|finetune_right_pad_id|>")
-UNK_NAMES = ("<unk>", "[UNK]", "<|unk|>")
 
 
 class Tokenizer:
@@ -40,9 +32,11 @@ class Tokenizer:
 
     Args:
         backend: a `tokenizers.Tokenizer`.
+        roles: which of its tokens begin, end and fill texts.
     """
 
-    def __init__(self, backend: tokenizers.Tokenizer):
+    def __init__(self, backend: tokenizers.Tokenizer, roles: Roles | None = None):
+        self.roles = roles or Roles()
         self._backend = backend
         self._backend.no_padding()
         self._backend.no_truncation()
@@ -52,26 +46,29 @@ class Tokenizer:
         self._fast = self._fast_encoder()
         special = {token.content: index for index, token in backend.get_added_tokens_decoder().items()}
         self.special_tokens: dict[str, int] = special
-        self.bos_id, self.eos_id, self.pad_id, self.unk_id = (
-            next((special[name] for name in names if name in special), None)
-            for names in (BOS_NAMES, EOS_NAMES, PAD_NAMES, UNK_NAMES)
-        )
+        found = self.roles.find(special)
+        self.bos_id, self.eos_id, self.pad_id, self.unk_id = (found[part] for part in ("bos", "eos", "pad", "unk"))
 
     @classmethod
-    def from_json(cls, text: str) -> Tokenizer:
+    def from_json(cls, text: str, roles: Roles | None = None) -> Tokenizer:
         """Read the content of a `tokenizer.json`, ours or any of Hugging Face's. ValueError if it is not one."""
         try:
             backend = tokenizers.Tokenizer.from_str(text)
         except Exception as error:  # the library raises bare Exception
             raise ValueError(f"not the content of a tokenizer.json: {error}") from error
-        return cls(backend)
+        return cls(backend, roles)
 
     def to_json(self) -> str:
         """Content of `tokenizer.json`, for us and for transformers' PreTrainedTokenizerFast(tokenizer_file=...)."""
         return self._json
 
     def __reduce__(self):
-        return (Tokenizer.from_json, (self._json,))
+        return (Tokenizer.from_json, (self._json, self.roles))
+
+    @cached_property
+    def end_ids(self) -> frozenset[int]:
+        """Tokens that end a generated text: eos_id and those that a published model adds."""
+        return frozenset((*([] if self.eos_id is None else [self.eos_id]), *self.roles.end_ids))
 
     @cached_property
     def vocab_size(self) -> int:

@@ -18,8 +18,9 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from lightning_gpt.text.byte_alphabet import BYTE_TO_CHARACTER
+from lightning_gpt.text.roles import END_OF_TEXT
 from lightning_gpt.text.scheme import CONTINUATION
-from lightning_gpt.text.tokenizer import END_OF_TEXT, Tokenizer
+from lightning_gpt.text.tokenizer import Tokenizer
 
 ALPHABET = [BYTE_TO_CHARACTER[byte] for byte in range(256)]
 WORD_LIMIT = 100

@@ -59,6 +59,32 @@ def test_what_transformers_has_no_class_for_is_still_ours(lightning_gpt, tmp_pat
         torch.testing.assert_close(open_model(tmp_path / "out")[0](ids), open_model(run)[0](ids), rtol=0, atol=0)
 
 
+def test_an_import_keeps_what_ends_a_text_and_the_chat_template(tmp_path):
+    from transformers import AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    from lightning_gpt.text.byte import byte_tokenizer
+
+    backend = byte_tokenizer(end_of_text=True)._with_special
+    backend.add_special_tokens(["<|im_start|>", "<|im_end|>"])
+    names = {"eos_token": "<|im_end|>", "bos_token": "<|im_start|>", "pad_token": "<|im_end|>"}
+    theirs = PreTrainedTokenizerFast(tokenizer_object=backend, **names)
+    theirs.chat_template = "{% for message in messages %}<|im_start|>{{ message['content'] }}<|im_end|>{% endfor %}"
+    theirs.save_pretrained(tmp_path / "theirs")
+    shape = {"vocab_size": len(theirs), "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    LlamaForCausalLM(LlamaConfig(hidden_size=16, **shape)).save_pretrained(tmp_path / "theirs")
+    GenerationConfig(eos_token_id=[256, theirs.eos_token_id]).save_pretrained(tmp_path / "theirs")
+
+    main(["import", str(tmp_path / "theirs"), "--out", str(tmp_path / "ours")])
+    _, tokenizer = open_model(tmp_path / "ours")
+    assert tokenizer.eos_id == tokenizer.pad_id == theirs.eos_token_id
+    assert tokenizer.end_ids == {256, theirs.eos_token_id}
+    again = AutoTokenizer.from_pretrained(tmp_path / "ours")
+    chat = [{"role": "user", "content": "to be"}]
+    assert again.apply_chat_template(chat, tokenize=False) == theirs.apply_chat_template(chat, tokenize=False)
+    assert (again.eos_token, again.pad_token) == ("<|im_end|>", "<|im_end|>")
+    assert GenerationConfig.from_pretrained(tmp_path / "ours").eos_token_id == [256, theirs.eos_token_id]
+
+
 def test_mistakes_are_one_line(lightning_gpt, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.ckpt").write_text("To be")

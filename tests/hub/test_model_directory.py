@@ -265,7 +265,7 @@ def test_broken_directories_are_named(change, message, make_network, tmp_path):
 
 def test_damaged_files_are_named(make_network, tokenizer, tmp_path):
     save_model(tmp_path, make_network(GPT2), tokenizer)
-    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"):
         path = tmp_path / name
         content = path.read_bytes()
         path.write_bytes(content[: len(content) // 2])
