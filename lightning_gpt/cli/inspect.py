@@ -90,10 +90,10 @@ def inspect_command(model: str, out: str | None = None, text: str | None = None,
     shown = shorten(rows)
     widths = [max(len(str(row[column])) for row in shown) for column in range(3)]
     for name, kind, shapes, size, flops in shown:
-        numbers = f"{size:>14,} {count(flops):>9}FLOP" if size or flops else ""
+        numbers = f"{size:>14,}  {count(flops, 'FLOP'):>11}" if size or flops else ""
         print(f"{name:<{widths[0]}}  {kind:<{widths[1]}}  {shapes:<{widths[2]}}  {numbers}".rstrip())
     total, flops = sum(row[3] for row in rows), sum(row[4] for row in rows)
-    print(f"total {total:,} parameters, {count(flops)}FLOP a token forward at {context:,} tokens")
+    print(f"total {total:,} parameters, {count(flops, 'FLOP')} a token forward at {context:,} tokens")
     if out is not None:
         draw(net, tokenizer, text, Path(out))
 

@@ -27,13 +27,13 @@ def named_config(model: str) -> GPTConfig:
     raise ValueError(f"model={model} is neither a preset{hint} nor a model directory; presets: {', '.join(PRESETS)}")
 
 
-def count(number: float) -> str:
-    """1.557611e9 -> 1.558 G, in powers of a thousand."""
+def count(number: float, of: str = "") -> str:
+    """1.557611e9 -> 1.558 G, in powers of a thousand, or 1.558 GFLOP."""
     for unit in ("", "K", "M", "G", "T"):
         if abs(number) < 1000:
-            return f"{number:.4g} {unit}".strip()
+            return f"{number:.4g} {unit}{of}".strip()
         number /= 1000
-    return f"{number:.4g} P"
+    return f"{number:.4g} P{of}"
 
 
 def binary(number: float) -> str:
@@ -80,8 +80,8 @@ def plan_model(model: str, context: int | None = None) -> None:
         ("without embeddings", f"{flops.body_parameters(config):,}"),
         ("weights", f"{binary(4 * total)} in float32, {binary(2 * total)} in bfloat16"),
         ("context", f"{context:,} tokens"),
-        ("forward", f"{count(forward)}FLOP a token"),
-        ("training", f"{count(flops.training_flops_per_token(config, context))}FLOP a token"),
+        ("forward", f"{count(forward, 'FLOP')} a token"),
+        ("training", f"{count(flops.training_flops_per_token(config, context), 'FLOP')} a token"),
         ("cache", f"{binary(per_token)} a token in bfloat16, {binary(cache)} at this context"),
     ]
     width = max(len(name) for name, _ in rows)

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from lightning_gpt.nn import GPT
-from lightning_gpt.nn.flops import parameters
+from lightning_gpt.nn.flops import attention_matrix_parameters, body_parameters, parameters
 from lightning_gpt.nn.presets import PRESETS
 
 PUBLISHED = {  # of the released weights; for GPT-3, GLaM and active parameters as their papers round them
@@ -35,7 +35,16 @@ PUBLISHED = {  # of the released weights; for GPT-3, GLaM and active parameters 
     "smollm2-1.7b": 1_711_376_384,
 }
 ACTIVE = {"mixtral-8x7b": 12_879_925_248, "glam-64b-64e": 96.6e9, "glam-1.7b-64e": 1.878e9}
-TOTAL_ROUNDED = {"glam-64b-64e": 1.2e12, "glam-1.7b-64e": 27e9}
+TOTAL_ROUNDED = {  # two digits of a paper's table
+    "glam-64b-64e": 1.2e12,
+    "glam-1.7b-64e": 27e9,
+    "gpt3-350m": 350e6,
+    "gpt3-760m": 760e6,
+    "gpt3-1.3b": 1.3e9,
+    "gpt3-2.7b": 2.7e9,
+    "gpt3-6.7b": 6.7e9,
+    "gpt3-13b": 13e9,
+}
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -51,6 +60,13 @@ def test_active_parameters_are_the_published_ones(name):
 @pytest.mark.parametrize("name", TOTAL_ROUNDED)
 def test_totals_that_papers_round(name):
     assert parameters(PRESETS[name]) == pytest.approx(TOTAL_ROUNDED[name], rel=0.05)
+
+
+def test_two_stacks_of_switch_with_cross_attention_are_the_published_encoder_decoder():
+    config = PRESETS["switch-base"]
+    cross = config.n_layer * (attention_matrix_parameters(config) + config.n_embd)
+    total = 2 * body_parameters(config) + cross + config.vocab_size * config.n_embd
+    assert total == pytest.approx(7.4e9, rel=0.005)
 
 
 @pytest.mark.parametrize("name", PRESETS)
