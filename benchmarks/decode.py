@@ -1,7 +1,8 @@
-"""What fewer key/value heads save while generating: python -m benchmarks.decode.
+"""What fewer key/value heads save while generating, and what they cost: python -m benchmarks.decode.
 
-One network in its shapes of 16, 4, 2 and 1 key/value heads, a cache filled to the context, then one token at a time;
-shapes take turns. The bytes are those of the keys and values that attention was handed. See benchmarks/README.md.
+One network in its shapes of 16 to 1 key/value heads, a cache filled to the context, then one token at a time; shapes
+take turns. The bytes are those of the keys and values that attention was handed. The losses are those of an experiment
+that trained networks of as many queries a key. See benchmarks/README.md.
 """
 
 import argparse
@@ -14,10 +15,15 @@ import torch
 from benchmarks.machine import describe_machine, machine_line
 from benchmarks.report import markdown_table, write_report
 from lightning_gpt.cli.allocator import keep_freed_memory
+from lightning_gpt.experiments.intervals import Estimate, estimate
+from lightning_gpt.experiments.report import variant_values
+from lightning_gpt.experiments.results import load_results
 from lightning_gpt.nn import GPT, GPTConfig, KVCache
 
 HEADS, LAYERS, WIDTH, VOCAB = 16, 4, 1024, 1024
-KV_HEADS = (16, 4, 2, 1)
+KV_HEADS = (16, 8, 4, 2, 1)
+TRAINED = {1: "multi-head", 2: "grouped-2", 4: "multi-query"}
+"""Queries a key -> variant of experiments/07_improvements/key_value_heads.yaml, which has four query heads."""
 
 
 class CountingCache(KVCache):
@@ -72,6 +78,40 @@ def measure(batch: int, context: int, dtype: torch.dtype, steps: int, device: to
     ]
 
 
+def losses(quality: Path) -> dict[int, Estimate]:
+    """Queries a key -> validation loss with its interval, of a results.json."""
+    results = load_results(quality.parent)
+    return {
+        queries: estimate(list(variant_values(results, variant, "val/loss").values()))
+        for queries, variant in TRAINED.items()
+    }
+
+
+def draw(measurements: list[dict[str, float]], trained: dict[int, Estimate], path: Path) -> None:
+    """Loss over tokens/s at the longest context, circles as large as the cache."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    longest = max(one["context"] for one in measurements)
+    for one in measurements:
+        loss = trained.get(HEADS // one["kv_heads"])
+        if one["context"] != longest or loss is None:
+            continue
+        speed = 1e3 * one["batch"] / one["milliseconds"]
+        axes.errorbar(speed, loss.mean, loss.half_width, color="gray", capsize=4, zorder=1)
+        axes.scatter(speed, loss.mean, s=one["cache_bytes"] / 2**20, zorder=2)
+        label = f"{HEADS // one['kv_heads']} queries a key, {one['cache_bytes'] / 2**20:,.0f} MiB"
+        axes.annotate(label, (speed, loss.mean), textcoords="offset points", xytext=(8, 8), fontsize=8)
+    axes.margins(0.25)
+    axes.set(
+        xlabel=f"tokens/s after {longest:,} tokens (circles: the cache)",
+        ylabel="validation loss, nats per character",
+    )
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=100)
+
+
 def main() -> None:
     """As the module says."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.decode", description=__doc__.splitlines()[0])
@@ -80,7 +120,14 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=24, help="timed tokens; default: %(default)s")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/decode.json"))
+    parser.add_argument(
+        "--quality",
+        type=Path,
+        default=Path("experiments/07_improvements/key_value_heads/results.json"),
+        help="results.json with the losses; default: %(default)s",
+    )
     options = parser.parse_args()
+    trained = losses(options.quality)
     keep_freed_memory()
     measurements, table = [], []
     for context in map(int, options.contexts.split(",")):
@@ -98,6 +145,7 @@ def main() -> None:
                     f"{one['milliseconds']:.2f}",
                     f"{1e3 * options.batch / one['milliseconds']:,.0f}",
                     f"{whole['milliseconds'] / one['milliseconds']:.2f}",
+                    trained[queries].text() if (queries := HEADS // one["kv_heads"]) in trained else "-",
                 ]
             )
             print("  ".join(table[-1]), flush=True)
@@ -111,15 +159,18 @@ def main() -> None:
         "ms",
         "tokens/s",
         "faster",
+        "val/loss when trained",
     ]
     text = [
         "# Generating with fewer key/value heads",
         machine_line(results["machine"]),
         f"{LAYERS} layers, width {WIDTH}, {HEADS} query heads of {WIDTH // HEADS}, {options.batch} rows, bfloat16, the "
         f"cache full; medians of {options.steps} tokens. Read: the keys and values that attention was handed in one "
-        "step.",
+        "step. Losses: four query heads of 32, equal parameters and steps, 95% interval over seeds "
+        f"(`{options.quality.as_posix()}`).",
         markdown_table(headings, table),
     ]
+    draw(measurements, trained, options.out.with_suffix(".png"))
     write_report(options.out, results, "\n\n".join(text))
 
 

@@ -58,7 +58,8 @@ class Router(nn.Module):
             token_M, expert_M, gate_M, kept_M = self._tokens_choose(scores_NE)
             balance_loss = self._balance_loss(shares_NE, expert_M)
         z_loss = total_N1.square().mean()
-        entropy = -torch.special.xlogy(shares_NE.detach(), shares_NE.detach()).sum(-1).mean()
+        shares = shares_NE.detach()
+        entropy = -(shares * shares.clamp(min=1e-30).log()).sum(-1).mean()
         return Route(token_M, expert_M, gate_M * config.scale, kept_M, balance_loss, z_loss, entropy)
 
     def _tokens_choose(self, scores_NE: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
