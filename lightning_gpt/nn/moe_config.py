@@ -33,7 +33,8 @@ class MoEConfig:
     """softmax over experts, then the K largest (Shazeer et al., 2017); sigmoid of each (DeepSeek-V3); expert_choice:
     each expert takes its tokens, which is not causal and so cannot generate."""
     renormalize: bool = True
-    """Whether the K gates are divided by their sum (Mixtral: true; Switch, OLMoE: false)."""
+    """Whether the K gates are divided by their sum (Mixtral: true; Switch, OLMoE: false). With top_k: 1 that makes
+    every gate 1, and the router learns from its own losses alone."""
     scale: float = 1.0
     """Factor on the gates (DeepSeek-V3: 2.5)."""
     expert_hidden: int | None = None

@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -63,6 +64,12 @@ class Pretraining(Task):
 
             shard_network(self.net, self.device_mesh["data_parallel"])
         self.expert_loads = ExpertLoads(self.net) if self.config.moe is not None else None
+        moe = self.config.moe
+        if moe is not None and moe.top_k == 1 and moe.renormalize and moe.routing != "expert_choice":
+            rank_zero_warn(
+                "model.config.moe: with top_k=1 and renormalize=true every gate is 1, and the loss never reaches the "
+                "router: set renormalize=false, as Switch does"
+            )
         # Compiled as a function, so that parameter names stay what they are in every checkpoint.
         loss = self.net.loss if self.expert_loads is None else self.net.training_loss
         self.loss_function = torch.compile(loss) if self.compile_loss else loss

@@ -102,3 +102,8 @@ def test_a_resumed_run_logs_what_an_uninterrupted_one_does(lightning_gpt):
         resumed = loads(lightning_gpt("fit", *common, *name, "--trainer.max_steps", 8, "--ckpt_path", "last"))
         assert [step for step, _ in resumed] == [step for step, _ in whole] == [4, 8]
         assert resumed == whole
+
+
+def test_a_router_that_the_loss_does_not_reach_is_told_of(lightning_gpt):
+    with pytest.warns(UserWarning, match="the loss never reaches the router: set renormalize=false"):
+        lightning_gpt("fit", settings(top_k=1), "--trainer.max_steps", 1)
