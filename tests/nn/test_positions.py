@@ -72,6 +72,14 @@ def test_rotary_scores_depend_on_distance_alone():
     torch.testing.assert_close(turned[0], turned[2])
 
 
+def test_each_pair_is_turned_by_its_angle():
+    x = torch.randn(2, 3, 7, 8, generator=torch.Generator().manual_seed(0))
+    y = rotate(x, *RotaryTable(8, 7, 100.0)(slice(0, 7), x.dtype))
+    angle = torch.arange(7)[:, None] * rotary_frequencies(8, 100.0, None)[0].float()
+    expected = torch.complex(x[..., :4], x[..., 4:]) * torch.polar(torch.ones_like(angle), angle)
+    torch.testing.assert_close(y, torch.cat((expected.real, expected.imag), dim=-1))
+
+
 def test_partial_rotary_leaves_the_rest():
     x = torch.randn(2, 3, 7, 10, generator=torch.Generator().manual_seed(0))
     cos, sin = RotaryTable(4, 7, 100.0)(slice(0, 7), x.dtype)
