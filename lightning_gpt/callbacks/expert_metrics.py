@@ -32,7 +32,8 @@ def draw_loads(share_LE: Tensor, layers: list[int], step: int):
     if load.size <= 256:
         for row, values in enumerate(load):
             for column, value in enumerate(values):
-                axes.text(column, row, f"{value:.1f}", ha="center", va="center", fontsize=7)
+                color = "white" if abs(value - 1) > 0.7 else "black"
+                axes.text(column, row, f"{value:.1f}", ha="center", va="center", fontsize=7, color=color)
     figure.colorbar(picture)
     return figure
 

@@ -8,6 +8,7 @@ from typing import Any
 from lightning_gpt.experiments.figure import FIGURE_FILE, POSITIONS_FILE, common_points, draw_curves, draw_positions
 from lightning_gpt.experiments.intervals import Estimate, estimate
 
+KINDS = {"parameters": "parameters", "training_flops": "training FLOPs"}
 REPORT_FILE = "report.md"
 UNITS = {"val/bits_per_byte": " bits per byte", "val/perplexity": "", "train/perplexity": ""}
 
@@ -169,7 +170,8 @@ def _setup(results: dict[str, Any]) -> str:
         f"seeds {', '.join(map(str, seeds))}"
     ]
     for kind, share in results.get("equal", {}).items():
-        lines.append(f"- checked before the runs: {kind.replace('_', ' ')} equal within {share:.1%}")
+        within = f" within {share:.1%}" if share else ""
+        lines.append(f"- checked before the runs: {KINDS[kind]} are equal{within}")
     if results["overrides"]:
         lines.append(f"- common settings: {_settings(results['overrides'])}")
     lines += [f"- `{name}`: {_settings(settings)}" for name, settings in results["variants"].items()]

@@ -91,7 +91,10 @@ def test_a_ladder_compares_each_step_with_the_one_before(compared):
 def test_parameters_that_a_token_does_not_meet_are_told(compared):
     for one in compared["cells"]:
         one |= {"parameters": 3000, "active_parameters": 3000 if one["variant"] == "base" else 1000}
+    compared["equal"] = {"parameters": 0, "training_flops": 0.01}
     text = report_text(compared)
+    assert "checked before the runs: parameters are equal\n" in text
+    assert "checked before the runs: training FLOPs are equal within 1.0%\n" in text
     assert "| `base` | 3,000 | 400 |" in text
     assert "| `good` | 3,000 (1,000 active) | 400 |" in text
 
