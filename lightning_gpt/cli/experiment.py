@@ -18,7 +18,7 @@ def experiment_command(yaml: str, smoke: bool = False, report_only: bool = False
     """
     from lightning_gpt.experiments import collect_results, load_experiment, run_cells, write_report
     from lightning_gpt.experiments.plan import RUNS, plan_cells
-    from lightning_gpt.experiments.results import load_results, save_results
+    from lightning_gpt.experiments.results import load_results, save_pictures, save_results
 
     path = Path(yaml)
     directory = Path(out) if out else path.with_suffix("")
@@ -37,6 +37,7 @@ def experiment_command(yaml: str, smoke: bool = False, report_only: bool = False
         signal.signal(signal.SIGTERM, before)
     results = collect_results(experiment, cells, f"lightning-gpt experiment {path.as_posix()}")
     save_results(results, directory)
+    save_pictures(cells, directory)
     print(write_report(results, directory))
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from lightning_gpt.experiments.figure import FIGURE_FILE, POSITIONS_FILE, common_points, draw_curves, draw_positions
 from lightning_gpt.experiments.intervals import Estimate, estimate
+from lightning_gpt.experiments.results import LOAD_PREFIX
 
 KINDS = {"parameters": "parameters", "training_flops": "training FLOPs"}
 REPORT_FILE = "report.md"
@@ -14,7 +15,7 @@ UNITS = {"val/bits_per_byte": " bits per byte", "val/perplexity": "", "train/per
 
 
 def write_report(results: dict[str, Any], directory: Path) -> Path:
-    """Writes report.md, curves.png and, for losses along the context, positions.png.
+    """Writes report.md, curves.png and, for losses along the context, positions.png; shows save_pictures' too.
 
     Args:
         results: content of results.json.
@@ -22,6 +23,8 @@ def write_report(results: dict[str, Any], directory: Path) -> Path:
     """
     directory.mkdir(parents=True, exist_ok=True)
     figures = [path.name for draw in (draw_positions, draw_curves) if (path := draw(results, directory))]
+    pictures = (f"{LOAD_PREFIX}{variant}.png" for variant in results["variants"])
+    figures += [name for name in pictures if (directory / name).exists()]
     path = directory / REPORT_FILE
     temporary = path.with_suffix(".tmp")
     temporary.write_text(report_text(results, figures), encoding="utf-8")
@@ -30,7 +33,7 @@ def write_report(results: dict[str, Any], directory: Path) -> Path:
 
 
 def report_text(results: dict[str, Any], figures: Collection[str] = (FIGURE_FILE,)) -> str:
-    """The report in Markdown, with those of the figures that were drawn."""
+    """The report in Markdown, with those of the figures that there are."""
     parts = [f"# {results['question']}", f"```\n{results['command']}\n```"]
     if results["expectation"]:
         parts.append(f"Expected: {results['expectation']}")
@@ -48,6 +51,9 @@ def report_text(results: dict[str, Any], figures: Collection[str] = (FIGURE_FILE
         parts.append(f"![Loss along the context: {band}]({POSITIONS_FILE})")
     if FIGURE_FILE in figures:
         parts.append(f"![{results['curve']} over training: {band}]({FIGURE_FILE})")
+    for variant in results["variants"]:
+        if (name := f"{LOAD_PREFIX}{variant}.png") in figures:
+            parts.append(f"Loads of the experts at the end, `{variant}`, first seed:\n\n![{variant}]({name})")
     parts += ["## Set-up", _setup(results), "## Cost", _cost_table(results), _machine(results)]
     return "\n\n".join(parts) + "\n"
 

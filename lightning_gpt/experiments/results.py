@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import shutil
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from lightning_gpt.experiments.spec import Experiment
 
 PACKAGES = ("lightning_gpt", "torch", "lightning", "numpy", "tokenizers", "bitsandbytes")
 RESULTS_FILE = "results.json"
+LOAD_PREFIX = "expert_load_"
 
 
 def collect_results(experiment: Experiment, cells: list[Cell], command: str) -> dict[str, Any]:
@@ -60,6 +62,14 @@ def save_results(results: dict[str, Any], directory: Path) -> Path:
     temporary.write_text(_compact(results) + "\n", encoding="utf-8")
     os.replace(temporary, path)
     return path
+
+
+def save_pictures(cells: list[Cell], directory: Path) -> None:
+    """Copies what the first seed's runs drew of their experts, where there are some, to expert_load_<variant>.png."""
+    for cell in cells:
+        drawn = cell.directory / "version_0" / "expert_load.png"
+        if cell.seed == cells[0].seed and drawn.exists():
+            shutil.copyfile(drawn, directory / f"{LOAD_PREFIX}{cell.variant}.png")
 
 
 def load_results(directory: Path) -> dict[str, Any]:

@@ -3,8 +3,9 @@ import json
 import pytest
 
 from lightning_gpt.cli.experiment import experiment_command
-from lightning_gpt.experiments import collect_results, load_experiment, run_cells
+from lightning_gpt.experiments import collect_results, load_experiment, run_cells, write_report
 from lightning_gpt.experiments.plan import plan_cells
+from lightning_gpt.experiments.results import save_pictures
 from lightning_gpt.experiments.runner import STATE_FILE, CellState, _write, metrics_of, read_state
 
 
@@ -53,6 +54,19 @@ def test_finished_cells_count_only_under_their_settings(write_experiment):
     changed = plan_cells(load_experiment(write_experiment(overrides={"data.init_args.batch_size": 3})))[0]
     assert changed.directory == first.directory
     assert read_state(changed) is None
+
+
+def test_pictures_of_the_first_seed_are_shown(write_experiment, tmp_path):
+    experiment = load_experiment(write_experiment(variants={"a": {}, "b": {}}, seeds=[1, 2]))
+    cells = plan_cells(experiment)
+    for cell in cells:
+        finish(cell, [3.0])
+        if cell.variant == "b":
+            (cell.directory / "version_0" / "expert_load.png").write_text(f"seed {cell.seed}")
+    save_pictures(cells, tmp_path)
+    assert (tmp_path / "expert_load_b.png").read_text() == "seed 1"
+    text = write_report(collect_results(experiment, cells, "command"), tmp_path).read_text()
+    assert "](expert_load_b.png)" in text and "expert_load_a" not in text
 
 
 def test_results_have_final_best_and_curve(write_experiment):
