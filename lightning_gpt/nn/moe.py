@@ -56,6 +56,8 @@ class MixtureOfExperts(nn.Module):
         else:
             dtype = self.experts.dtype_of(x_NC)
             multiple = CPU_ROW_MULTIPLE.get(dtype, 1) if x_NC.device.type == "cpu" else 1
+            if len(route.expert_M) <= multiple:  # so few numbers of rows there can be, as in generation
+                multiple = 1
             plan = dispatch(route.expert_M, route.kept_M, config.experts, config.top_k, multiple)
             y_SC = self.experts(Spread.apply(x_NC.to(dtype), plan), plan.rows_E)
             y_NC = Collect.apply(y_SC, route.gate_M.view(B * T, -1), plan)
