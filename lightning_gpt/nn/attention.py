@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from lightning_gpt.nn.attention_paths import Sight
 from lightning_gpt.nn.cache import KVCache
 from lightning_gpt.nn.config import GPTConfig
+from lightning_gpt.nn.norms import rms_norm
 from lightning_gpt.nn.positions import rotate
 
 
@@ -63,8 +63,7 @@ class CausalSelfAttention(nn.Module):
             v = torch.lerp(v, first_value, self.value_mix.to(v.dtype))
         value = v
         if self.qk_norm:
-            q = F.rms_norm(q, (self.head_size,), self.q_gain, self.norm_eps)
-            k = F.rms_norm(k, (self.head_size,), self.k_gain, self.norm_eps)
+            q, k = rms_norm(q, self.q_gain, self.norm_eps), rms_norm(k, self.k_gain, self.norm_eps)
         if shared.rotary is not None:
             q, k = rotate(q, *shared.rotary), rotate(k, *shared.rotary)
         if shared.cache is not None:
