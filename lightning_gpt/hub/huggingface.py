@@ -50,13 +50,21 @@ def read_config(directory: Path) -> dict[str, Any]:
     Raises:
         ValueError: no JSON object.
     """
-    path = directory / "config.json"
+    return read_object(directory / "config.json")
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """One JSON object.
+
+    Raises:
+        ValueError: it is none.
+    """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not valid JSON ({error}): restore it or export the model again") from None
     if not isinstance(values, dict):
-        raise ValueError(f"{path} is not a JSON object")
+        raise ValueError(f"{path} is not a JSON object: restore it or export the model again")
     return values
 
 

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 from lightning_gpt.hub.family import export_tensors
-from lightning_gpt.hub.huggingface import OWN_TYPE, family_of, load_huggingface
+from lightning_gpt.hub.huggingface import OWN_TYPE, family_of, load_huggingface, read_object
 from lightning_gpt.nn import GPT
 from lightning_gpt.text.roles import Roles
 from lightning_gpt.text.tokenizer import Tokenizer
@@ -98,9 +98,9 @@ def load_tokenizer(directory: Path) -> Tokenizer | None:
         ValueError: damaged, or of a kind that needs transformers where that is not installed.
     """
     path, template = directory / "tokenizer.json", directory / "chat_template.jinja"
+    files = (directory / "tokenizer_config.json", directory / "generation_config.json")
     roles = Roles.from_files(
-        _read_json(directory / "tokenizer_config.json"),
-        _read_json(directory / "generation_config.json"),
+        *(read_object(file) if file.exists() else {} for file in files),
         template.read_text(encoding="utf-8") if template.exists() else None,
     )
     if path.exists():
@@ -118,19 +118,6 @@ def load_tokenizer(directory: Path) -> Tokenizer | None:
             f"{directory} has {old} instead of tokenizer.json: `pip install transformers` to have it converted"
         ) from None
     return Tokenizer.from_json(AutoTokenizer.from_pretrained(directory).backend_tokenizer.to_str(), roles)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """An object that may be missing."""
-    if not path.exists():
-        return {}
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid JSON ({error}): restore it, or remove it to do without") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} is not a JSON object: restore it, or remove it to do without")
-    return values
 
 
 def _write(
