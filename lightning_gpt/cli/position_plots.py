@@ -5,6 +5,9 @@ import torch
 from lightning_gpt.nn import GPT
 from lightning_gpt.nn.positions import rotate
 
+SHOWN = 512
+"""Positions of a picture at most: beyond, its columns are narrower than a dot."""
+
 
 def draw_positions(net: GPT):
     """A picture for the network's kind of positions, None for kinds that have nothing to draw.
@@ -31,7 +34,7 @@ def draw_positions(net: GPT):
         return figure
     left, right = figure.subplots(1, 2)
     if kind == "rotary":
-        table = net.rotary.cos_TD[:, : net.config.rotary_size // 2].float().cpu()
+        table = net.rotary.cos_TD[:SHOWN, : net.config.rotary_size // 2].float().cpu()
         _image(figure, left, table.T, "cosine of the angle", "position", "pair of a head")
         x = torch.ones(1, 1, 1, net.config.rotary_size, device=net.rotary.cos_TD.device)
         reach = min(net.config.block_size, 256)
@@ -39,7 +42,7 @@ def draw_positions(net: GPT):
         right.plot((turned @ turned[0]).cpu() / net.config.rotary_size)
         right.set(xlabel="distance in tokens", ylabel="score", title="score of two equal vectors of ones")
         return figure
-    table = net.position_embedding.weight.detach().float().cpu()
+    table = net.position_embedding.weight[:SHOWN].detach().float().cpu()
     _image(figure, left, table.T, f"{kind} table", "position", "column")
     unit = table / table.norm(dim=-1, keepdim=True).clamp(min=1e-12)
     _image(figure, right, unit @ unit.T, "cosine similarity of positions", "position", "position")
