@@ -1,9 +1,11 @@
 import torch
 
-from lightning_gpt.inference import SamplingConfig, generate_text
+from lightning_gpt.inference import SamplingConfig, generate, generate_text
 from lightning_gpt.inference.text_generation import prompt_ids
 from lightning_gpt.text.byte import byte_tokenizer
 from lightning_gpt.text.char import char_tokenizer
+from lightning_gpt.text.roles import Roles
+from lightning_gpt.text.tokenizer import Tokenizer
 
 TOKENIZER = byte_tokenizer(end_of_text=True)
 HOT = SamplingConfig(temperature=2.0)
@@ -46,6 +48,15 @@ def test_end_of_text_ends_a_row_and_is_not_written(net):
     assert {"eos", "length"} <= seen.keys()
 
 
+def test_every_token_that_a_model_ends_with_ends_a_row(net):
+    options = {"max_new_tokens": 20, "sampling": SamplingConfig(temperature=0)}
+    (ids,) = generate(net, [TOKENIZER.encode("To be")], 20, options["sampling"])
+    last = Tokenizer.from_json(TOKENIZER.to_json(), Roles(end_ids=(ids[3],)))
+    pieces = list(generate_text(net, last, ["To be"], **options))
+    assert pieces[-1].finish == "eos"
+    assert pieces[-1].tokens == ids.index(ids[3]) + 1
+
+
 def test_prompts_start_as_in_training():
     assert prompt_ids(TOKENIZER, "", 257) == [TOKENIZER.eos_id]
     assert prompt_ids(TOKENIZER, "a", 257) == [97]
@@ -56,8 +67,6 @@ def test_prompts_start_as_in_training():
 def test_a_template_with_a_first_token_is_followed():
     import tokenizers
     from tokenizers import processors
-
-    from lightning_gpt.text.tokenizer import Tokenizer
 
     backend = tokenizers.Tokenizer.from_str(byte_tokenizer().to_json())
     backend.add_special_tokens(["<s>"])
