@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from lightning_gpt.hub import load_model
+from lightning_gpt.inference import SamplingConfig, generate
 from lightning_gpt.nn import KVCache
 
 transformers = pytest.importorskip("transformers")
@@ -107,6 +108,14 @@ def test_cached_logits(pair):
         expected = peer(IDS).logits
         steps = [net(part, cache=cache) for part in IDS.split([9] + [1] * 23, dim=1)]
     assert (torch.cat(steps, dim=1) - expected).abs().max() < 1e-4
+
+
+def test_greedy_tokens(pair):
+    net, peer = pair
+    prompt = IDS[:1, :7]
+    peer.generation_config.eos_token_id = None
+    expected = peer.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=24, do_sample=False)
+    assert generate(net, prompt.tolist(), 24, SamplingConfig(temperature=0)) == [expected[0, 7:].tolist()]
 
 
 def test_loss_and_gradients(pair):
