@@ -3,15 +3,34 @@
 from collections.abc import Callable
 from functools import partial
 
+import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from lightning_gpt.nn.config import GATED, GPTConfig
 
 
+class _ReluSquared(torch.autograd.Function):
+    """The derivative is twice what the forward pass has: autograd would take five passes over the hidden layer for it,
+    a tenth of a small network's step on CPU."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        positive = F.relu(x)
+        ctx.save_for_backward(positive)
+        return positive * positive
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> Tensor:
+        (positive,) = ctx.saved_tensors
+        return (grad * positive).mul_(2)
+
+
 def relu_squared(x: Tensor) -> Tensor:
     """max(x, 0)^2 (Primer, So et al., 2021)."""
-    return F.relu(x).square()
+    return _ReluSquared.apply(x)
 
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
