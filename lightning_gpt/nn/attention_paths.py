@@ -4,7 +4,7 @@ Legend: B batch, T queries, S keys, H query heads, K key/value heads, G = H / K,
 """
 
 from collections.abc import Callable
-from functools import cache, partial
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -146,11 +146,8 @@ WITH_AMX = CpuLimits(
 )
 
 
-@cache
-def cpu_limits() -> CpuLimits:
-    """Of this machine's processor."""
-    has_amx = getattr(torch.cpu, "_is_amx_tile_supported", None)
-    return WITH_AMX if has_amx is not None and has_amx() else WITHOUT_AMX
+# Looked up once: torch.compile cannot look into the question.
+CPU_LIMITS = WITH_AMX if getattr(torch.cpu, "_is_amx_tile_supported", bool)() else WITHOUT_AMX
 
 
 def choose_path(
@@ -184,7 +181,7 @@ def choose_path(
     if softcap or sinks:
         return plain_attention
     whole = whole and not documents
-    limits = cpu_limits()
+    limits = CPU_LIMITS
     if device.type == "cpu" and dtype in limits.plain_keys:
         if queries <= FEW_QUERIES < keys:
             return limits.few

@@ -108,7 +108,7 @@ def test_the_path_follows_device_type_and_length(monkeypatch):
         (cpu, bf16, 8192, 8192, True, False, 256): blocked,
     }
     for limits, expected in ((WITHOUT_AMX, without_amx), (WITH_AMX, with_amx)):
-        monkeypatch.setattr(attention_paths, "cpu_limits", lambda limits=limits: limits)
+        monkeypatch.setattr(attention_paths, "CPU_LIMITS", limits)
         for arguments, path in (expected | anywhere).items():
             assert choose_path(*arguments) is path, arguments
 
@@ -214,7 +214,7 @@ def test_whole_network_agrees_on_all_paths(monkeypatch):
     gradients = []
     for plain, blocked in ((16, range(0)), (0, [16]), (0, range(0))):
         limits = CpuLimits({torch.float64: plain}, {torch.float64: blocked}, folded_attention)
-        monkeypatch.setattr(attention_paths, "cpu_limits", lambda limits=limits: limits)
+        monkeypatch.setattr(attention_paths, "CPU_LIMITS", limits)
         net.zero_grad()
         F.cross_entropy(net(ids).flatten(0, 1), ids.flatten()).backward()
         gradients.append([parameter.grad.clone() for parameter in net.parameters()])

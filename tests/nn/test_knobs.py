@@ -150,7 +150,7 @@ def test_all_paths_agree(net, monkeypatch):
     results = []
     for plain, blocked in ((24, range(0)), (0, [21]), (0, range(0))):
         limits = CpuLimits({torch.float64: plain}, {torch.float64: blocked}, folded_attention)
-        monkeypatch.setattr(attention_paths, "cpu_limits", lambda limits=limits: limits)
+        monkeypatch.setattr(attention_paths, "CPU_LIMITS", limits)
         results.append(net(x))
         cache = KVCache(net.config, 2, dtype=torch.float64)
         results.append(torch.cat([net(part, cache=cache) for part in x.split((17, 1, 3), dim=1)], dim=1))
