@@ -101,9 +101,10 @@ def draw(measurements: list[dict[str, float]], trained: dict[int, Estimate], pat
         speed = 1e3 * one["batch"] / one["milliseconds"]
         axes.errorbar(speed, loss.mean, loss.half_width, color="gray", capsize=4, zorder=1)
         axes.scatter(speed, loss.mean, s=one["cache_bytes"] / 2**20, zorder=2)
-        label = f"{HEADS // one['kv_heads']} queries a key, {one['cache_bytes'] / 2**20:,.0f} MiB"
-        axes.annotate(label, (speed, loss.mean), textcoords="offset points", xytext=(8, 8), fontsize=8)
-    axes.margins(0.25)
+        queries = HEADS // one["kv_heads"]
+        label = f"{queries} {'query' if queries == 1 else 'queries'} a key,\n{one['cache_bytes'] / 2**20:,.0f} MiB"
+        axes.annotate(label, (speed, loss.mean), textcoords="offset points", xytext=(12, 6), fontsize=8)
+    axes.margins(x=0.4, y=0.3)
     axes.set(
         xlabel=f"tokens/s after {longest:,} tokens (circles: the cache)",
         ylabel="validation loss, nats per character",
