@@ -42,11 +42,13 @@ def load_gguf(
         family = supported_family(values.get("model_type"))
         config = family.from_config(values)
         with unseen:
-            state = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32).state_dict()
+            model, found = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32, output_loading_info=True)
+        if found["missing_keys"]:  # transformers has drawn them at random
+            raise ValueError(f"it lacks tensor(s) {', '.join(sorted(found['missing_keys'])[:4])}")
         theirs = AutoTokenizer.from_pretrained(**where)
     except (ValueError, TypeError, KeyError, OSError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from None
-    state = import_tensors(family, config, state, str(path))
+    state = import_tensors(family, config, model.state_dict(), str(path))
     roles = Roles.from_files(theirs.special_tokens_map, {}, theirs.chat_template)
     tokenizer = Tokenizer.from_json(theirs.backend_tokenizer.to_str(), roles)
     return network_from_state(config, state, str(path), dtype, device), tokenizer

@@ -9,7 +9,7 @@ from lightning_gpt.hub import open_model
 SHAPE = {"layers": 2, "heads": 4, "kv_heads": 2, "width": 32, "hidden": 48}
 
 
-def write_llama(path, arch="llama"):
+def write_llama(path, arch="llama", without=""):
     """A random LLaMA with a byte-level tokenizer of 259 ids, as llama.cpp's converter lays it out."""
     from tokenizers.pre_tokenizers import ByteLevel
 
@@ -42,7 +42,8 @@ def write_llama(path, arch="llama"):
         }  # fmt: skip
         shapes |= {f"blk.{layer}.{name}": shape for name, shape in parts.items()}
     for name, shape in shapes.items():
-        writer.add_tensor(f"{name}.weight", draw.normal(0, 0.2, shape).astype(np.float32))
+        if name != without:
+            writer.add_tensor(f"{name}.weight", draw.normal(0, 0.2, shape).astype(np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -71,6 +72,15 @@ def test_a_file_becomes_the_model_that_transformers_reads(tmp_path, capsys):
 
     made = generate(net, [ids], 8, SamplingConfig(temperature=0.0))[0]
     assert made == expected[: len(made)]
+
+
+def test_a_tensor_that_is_not_there_is_named(tmp_path, capsys):
+    path = write_llama(tmp_path / "tiny.gguf", without="blk.1.ffn_up")
+    with pytest.raises(SystemExit) as stop:
+        main(["import", str(path), "--out", str(tmp_path / "model")])
+    assert stop.value.code == 2
+    assert "lacks tensor(s) model.layers.1.mlp.up_proj.weight" in capsys.readouterr().err
+    assert not (tmp_path / "model").exists()
 
 
 @pytest.mark.parametrize(
