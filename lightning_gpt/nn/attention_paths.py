@@ -31,13 +31,13 @@ class CpuLimits(NamedTuple):
     """plain_attention up to so many keys."""
     blocked_tokens: dict[torch.dtype, range]
     """blocked_causal_attention for whole sequences of these lengths."""
+    window_tokens: dict[torch.dtype, int]
+    """The same beyond these lengths, for windows that leave out half of the keys or more."""
     few: AttentionPath
     """For a few new tokens: they make few scores however many keys there are."""
 
 
 FEW_QUERIES = 16
-BLOCKED_WINDOW_TOKENS = 128
-"""From this length on a window is worth its blocks, when it leaves out half of the keys."""
 
 
 class Sight(NamedTuple):
@@ -135,6 +135,7 @@ def fused_causal_attention(
 WITHOUT_AMX = CpuLimits(
     plain_keys={torch.float32: 256, torch.bfloat16: 2048},
     blocked_tokens={torch.float32: range(128, 1025), torch.bfloat16: range(128, 2049)},
+    window_tokens={torch.float32: 128, torch.bfloat16: 128},
     few=plain_attention,
 )
 # The fused kernel uses AMX in bfloat16 (measured on Intel Xeon). Products of matrices are compiled anew for every
@@ -142,6 +143,7 @@ WITHOUT_AMX = CpuLimits(
 WITH_AMX = CpuLimits(
     plain_keys={torch.float32: 256, torch.bfloat16: 896},
     blocked_tokens={torch.float32: range(192, 768), torch.bfloat16: range(0)},
+    window_tokens={torch.float32: 128, torch.bfloat16: 512},
     few=folded_attention,
 )
 
@@ -185,7 +187,7 @@ def choose_path(
     if device.type == "cpu" and dtype in limits.plain_keys:
         if queries <= FEW_QUERIES < keys:
             return limits.few
-        windowed = window is not None and queries > max(2 * window, BLOCKED_WINDOW_TOKENS)
+        windowed = window is not None and queries > max(2 * window, limits.window_tokens[dtype])
         if whole and not dropout and (windowed or queries in limits.blocked_tokens[dtype]):
             return blocked_causal_attention
         if keys <= limits.plain_keys[dtype]:

@@ -27,7 +27,7 @@ class LayerNorm(nn.Module):
 
 
 class _RMSNorm(torch.autograd.Function):
-    """rms_norm written out: PyTorch's own has no kernel on CPU, and its backward pass goes over x seven times."""
+    """rms_norm written out: on CPU PyTorch has no kernel for it and takes one operation after the other."""
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor | None, eps: float) -> Tensor:

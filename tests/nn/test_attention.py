@@ -80,6 +80,7 @@ def test_the_path_follows_device_type_and_length(monkeypatch):
     without_amx = {
         (cpu, bf16, 1024, 1024, True, False): blocked,
         (cpu, bf16, 1024, 1024, True, True): plain_attention,  # dropout
+        (cpu, bf16, 256, 256, True, False, 64): blocked,  # a window
         (cpu, bf16, 1024, 1024, False, False): plain_attention,  # documents
         (cpu, bf16, 1, 1024, False, False): plain_attention,  # one more token
         (cpu, bf16, 1, 8192, False, False): plain_attention,  # one more token of a long text
@@ -90,6 +91,8 @@ def test_the_path_follows_device_type_and_length(monkeypatch):
         (cpu, bf16, 1024, 1024, True, False): fused_causal_attention,
         (cpu, bf16, 1024, 1024, False, False): fused_attention,  # documents
         (cpu, bf16, 1, 8192, False, False): folded_attention,
+        (cpu, bf16, 256, 256, True, False, 64): plain_attention,  # a window
+        (cpu, bf16, 1024, 1024, True, False, 256): blocked,
         (cpu, fp32, 16, 8192, False, False): folded_attention,
     }
     anywhere = {
@@ -213,7 +216,7 @@ def test_whole_network_agrees_on_all_paths(monkeypatch):
     ids = torch.randint(31, (2, 16))
     gradients = []
     for plain, blocked in ((16, range(0)), (0, [16]), (0, range(0))):
-        limits = CpuLimits({torch.float64: plain}, {torch.float64: blocked}, folded_attention)
+        limits = CpuLimits({torch.float64: plain}, {torch.float64: blocked}, {torch.float64: 128}, folded_attention)
         monkeypatch.setattr(attention_paths, "CPU_LIMITS", limits)
         net.zero_grad()
         F.cross_entropy(net(ids).flatten(0, 1), ids.flatten()).backward()

@@ -149,7 +149,7 @@ def test_all_paths_agree(net, monkeypatch):
     x = ids(2, 21)
     results = []
     for plain, blocked in ((24, range(0)), (0, [21]), (0, range(0))):
-        limits = CpuLimits({torch.float64: plain}, {torch.float64: blocked}, folded_attention)
+        limits = CpuLimits({torch.float64: plain}, {torch.float64: blocked}, {torch.float64: 128}, folded_attention)
         monkeypatch.setattr(attention_paths, "CPU_LIMITS", limits)
         results.append(net(x))
         cache = KVCache(net.config, 2, dtype=torch.float64)
