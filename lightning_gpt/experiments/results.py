@@ -69,7 +69,8 @@ def save_pictures(cells: list[Cell], directory: Path) -> None:
     for cell in cells:
         drawn = cell.directory / "version_0" / "expert_load.png"
         if cell.seed == cells[0].seed and drawn.exists():
-            shutil.copyfile(drawn, directory / f"{LOAD_PREFIX}{cell.variant}.png")
+            path = directory / f"{LOAD_PREFIX}{cell.variant}.png"
+            os.replace(shutil.copyfile(drawn, path.with_suffix(".tmp")), path)
 
 
 def load_results(directory: Path) -> dict[str, Any]:
