@@ -23,7 +23,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
         "modules, shapes, parameters, FLOPs; pictures of positions and attention",
     ),
     "baseline": ("baseline", "baseline_command", "unigram and bigram losses of a prepared corpus, to compare with"),
-    "experiment": ("experiment", "experiment_command", "run a controlled experiment from its YAML, write its report"),
+    "experiment": ("experiment", "EXPERIMENTS", "run a controlled experiment from its YAML, report, search"),
 }
 """verb -> module of this package, function in it (none: Lightning's own command line), help line."""
 

@@ -14,6 +14,7 @@ from lightning_gpt.data.corpus_meta import CorpusMeta
 from lightning_gpt.data.prepare import prepare
 from lightning_gpt.experiments.settings import lookup, nested, overlaid, read_yaml
 from lightning_gpt.experiments.spec import Experiment, Variant
+from lightning_gpt.experiments.spec_checks import checked_settings
 from lightning_gpt.nn import GPTConfig
 from lightning_gpt.nn.flops import parameters, training_flops_per_token
 
@@ -71,10 +72,12 @@ def plan_cells(experiment: Experiment, runs: Path = RUNS, smoke: bool = False) -
     """
     root = runs / ("smoke" if smoke else "") / experiment.chapter / experiment.name
     bases = [read_yaml(path) for path in experiment.configs]
-    variants = [_resolve(experiment, variant, bases, smoke) for variant in experiment.variants.values()]
-    seeds = experiment.seeds[:1] if smoke else experiment.seeds
-    cells = [_cell(experiment, variant, seed, root, bases) for seed in seeds for variant in variants]
-    _check_equal(experiment, cells[: len(variants)])
+    chosen = list(experiment.variants.values())
+    variants = [_resolve(experiment, variant, bases, smoke) for variant in chosen]
+    seeds = [(variant, (one.seeds[:1] if smoke else one.seeds)) for variant, one in zip(variants, chosen)]
+    every = dict.fromkeys(seed for _, own in seeds for seed in own)
+    cells = [_cell(experiment, variant, seed, root, bases) for seed in every for variant, own in seeds if seed in own]
+    _check_equal(experiment, list({cell.variant: cell for cell in reversed(cells)}.values())[::-1])
     return cells
 
 
@@ -93,8 +96,9 @@ class _Resolved:
 
 
 def _resolve(experiment: Experiment, variant: Variant, bases: list[dict[str, Any]], smoke: bool) -> _Resolved:
-    dotted = {**QUIET, **experiment.overrides, **variant.overrides}
-    corpus_settings = {**experiment.prepare, **variant.prepare}
+    only_smoke, smoke_prepare = checked_settings("smoke", experiment.smoke if smoke else None)
+    dotted = {**QUIET, **experiment.overrides, **variant.overrides, **only_smoke}
+    corpus_settings = {**experiment.prepare, **variant.prepare, **smoke_prepare}
     if corpus_settings:
         dotted["data.init_args.data_dir"] = str(prepare_corpus(corpus_settings))
     tree: dict[str, Any] = {}
@@ -107,11 +111,12 @@ def _resolve(experiment: Experiment, variant: Variant, bases: list[dict[str, Any
     meta = CorpusMeta.load(data_dir)
     tokens_per_step, network = _tokens_per_step(tree), _network(tree, meta)
     flops_per_token = training_flops_per_token(network, network.block_size) if network else None
-    steps = _count_steps(experiment, variant.name, tokens_per_step, flops_per_token, meta)
-    interval = steps // experiment.validations
     if smoke:
         steps = interval = SMOKE_STEPS
         dotted |= {"trainer.limit_val_batches": 2, "trainer.log_every_n_steps": 1}
+    else:
+        steps = _count_steps(experiment, variant, tokens_per_step, flops_per_token, meta)
+        interval = steps // experiment.validations
     dotted |= {"trainer.max_steps": steps, "trainer.val_check_interval": interval}
     numbers = (meta.fingerprint, steps, tokens_per_step, flops_per_token, network)
     return _Resolved(variant.name, dotted, data_dir, *numbers)
@@ -156,10 +161,14 @@ def _network(tree: dict[str, Any], meta: CorpusMeta) -> GPTConfig | None:
 
 
 def _count_steps(
-    experiment: Experiment, variant: str, tokens_per_step: int | None, flops_per_token: float | None, meta: CorpusMeta
+    experiment: Experiment,
+    variant: Variant,
+    tokens_per_step: int | None,
+    flops_per_token: float | None,
+    meta: CorpusMeta,
 ) -> int:
     """Optimizer steps that the budget pays for, a multiple of the number of validations."""
-    ((kind, amount),) = experiment.budget.items()
+    ((kind, amount),) = (variant.budget or experiment.budget).items()
     times = experiment.validations
     if kind == "max_steps":
         if amount % times:
@@ -179,9 +188,14 @@ def _count_steps(
     }[kind]
     exact = amount / (per_token * tokens_per_step)
     steps = round(exact / times) * times
+    if exact < 1:
+        raise ValueError(
+            f"{experiment.path}: budget.{kind}={amount:g} is too small for one step of {variant.name}: a step takes "
+            f"{per_token * tokens_per_step:,.4g}"
+        )
     if steps == 0 or abs(steps / exact - 1) > 0.02:
         raise ValueError(
-            f"{experiment.path}: budget.{kind}={amount:g} pays for {exact:.1f} steps of {variant}, which {times} "
+            f"{experiment.path}: budget.{kind}={amount:g} pays for {exact:.1f} steps of {variant.name}, which {times} "
             "validations cannot divide within 2%: raise the budget or lower `validations`"
         )
     return steps
@@ -233,7 +247,12 @@ def _check_equal(experiment: Experiment, variants: list[Cell]) -> None:
 
 def budget_in_words(experiment: Experiment) -> str:
     """For reports: what every run was given."""
-    ((kind, amount),) = experiment.budget.items()
+    budgets = [variant.budget or experiment.budget for variant in experiment.variants.values()]
+    words = dict.fromkeys(_in_words(*next(iter(budget.items()))) for budget in budgets)
+    return next(iter(words)) if len(words) == 1 else f"a budget of its own ({', '.join(words)})"
+
+
+def _in_words(kind: str, amount: float) -> str:
     if kind == "max_steps":
         return f"{amount:,.0f} optimizer steps"
     if kind == "training_flops":

@@ -40,7 +40,10 @@ def collect_results(experiment: Experiment, cells: list[Cell], command: str) -> 
         "configs": [path.as_posix() for path in experiment.configs],
         "budget": budget_in_words(experiment),
         "overrides": experiment.overrides,
-        "variants": {name: {**v.overrides, **_prefixed(v.prepare)} for name, v in experiment.variants.items()},
+        "variants": {
+            name: {**v.overrides, **_prefixed("prepare", v.prepare), **_prefixed("budget", v.budget)}
+            for name, v in experiment.variants.items()
+        },
         "metrics": experiment.metrics,
         "curve": experiment.curve,
         "curve_over": "training FLOPs" if "training_flops" in experiment.budget else "optimizer step",
@@ -120,8 +123,8 @@ def _cpu_name() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def _prefixed(prepare: dict[str, Any]) -> dict[str, Any]:
-    return {f"prepare.{key}": value for key, value in prepare.items()}
+def _prefixed(group: str, settings: dict[str, Any]) -> dict[str, Any]:
+    return {f"{group}.{key}": value for key, value in settings.items()}
 
 
 def _corpus(cell: Cell) -> dict[str, Any]:

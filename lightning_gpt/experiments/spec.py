@@ -4,48 +4,46 @@
     expectation: ...                       what one should find, written before the run
     configs: [configs/pretrain/x.yaml]     as -c of `lightning-gpt fit`, paths as it takes them
     prepare: {source: shakespeare, tokenizer: char}     optional: the corpus, as `lightning-gpt prepare` takes it
-    budget: {max_steps: 400}               or tokens, training_flops, bytes: the same for every variant
+    budget: {max_steps: 400}               or tokens, training_flops, bytes, seconds: the same for every variant
     overrides: {data.init_args.batch_size: 12}          settings common to all, dotted
     variants:                              the first is the baseline
       none: {model.init_args.schedule.init_args.warmup_steps: 0}
       long: {model.init_args.schedule.init_args.warmup_steps: 100}
+    grid:                                  instead of variants, or beside them: every combination of the levels
+      rate: {low: {model.init_args.optimizer.init_args.lr: 1e-3}, high: {...}}
+      width: {64: {model.init_args.config.n_embd: 64}, 128: {...}}        -> low-64, low-128, high-64, high-128
     seeds: [1, 2, 3]
+    more_seeds: {low-*: [4, 5]}            optional: further seeds of the variants that match
     metrics: [val/loss]                    the first decides, smaller is better
-    equal: {training_flops: 0.02}          or parameters: refused when a variant differs by more than this share
-    against: previous                      a ladder: each variant is compared with the one before it
+    equal: {training_flops: 0.02}          or parameters, tokens, seconds: refused when a variant differs by more
+    against: previous                      a ladder: each variant is compared with the one before it; none: nothing is
+    smoke: {prepare.source: shakespeare}   settings for `--smoke` alone
 
-A variant's keys that begin with `prepare.` change its corpus.
+A variant's keys that begin with `prepare.` change its corpus; `budget.tokens: 4e6` and its like change its budget.
 """
 
-import difflib
-import inspect
-import re
-from collections.abc import Iterable
+import fnmatch
+import itertools
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from lightning_gpt.experiments.settings import read_yaml
-from lightning_gpt.nn import GPTConfig
+from lightning_gpt.experiments.spec_checks import (
+    BUDGET_KEY,
+    check_metric,
+    check_name,
+    check_prepare,
+    checked_budget,
+    checked_configs,
+    checked_equal,
+    checked_list,
+    checked_seeds,
+    checked_settings,
+    nearest,
+)
 
-EQUAL = ("parameters", "training_flops")
-AGAINST = ("baseline", "previous")
-BUDGETS = ("max_steps", "tokens", "training_flops", "bytes")
-METRICS = ("val/loss", "val/perplexity", "val/bits_per_byte", "train/loss", "train/perplexity")
-FAMILIES = re.compile(r"val/loss_at_\d+|experts/(max_violation|min_load|dropped|entropy)")
-"""Metrics that only some runs have: longer validation windows, a mixture of experts."""
-GROUPS = ("trainer", "model", "data", "samples", "best", "last", "curve", "progress")
-"""Where overrides may reach: the groups of `lightning-gpt fit`."""
-RESERVED = {
-    "run": "an experiment chooses its own run directories",
-    "seed_everything": "give `seeds`",
-    "ckpt_path": "an experiment resumes its own cells",
-    "trainer.max_steps": "give `budget`",
-    "trainer.val_check_interval": "give `validations`",
-}
-CONFIG_KEY = "model.init_args.config."
-PREPARE_KEY = "prepare."
-NAME = re.compile(r"[A-Za-z0-9][\w.+-]*")
+AGAINST = ("baseline", "previous", "none")
 
 
 @dataclass(frozen=True)
@@ -55,8 +53,12 @@ class Variant:
     name: str
     overrides: dict[str, Any]
     """Dotted setting of `lightning-gpt fit` -> value."""
-    prepare: dict[str, Any]
+    prepare: dict[str, Any] = field(default_factory=dict)
     """Settings of `lightning-gpt prepare` that differ from the common ones."""
+    budget: dict[str, float] = field(default_factory=dict)
+    """Its own, where it has one."""
+    seeds: tuple[int, ...] = ()
+    """All that it runs with."""
 
 
 @dataclass(frozen=True)
@@ -68,12 +70,17 @@ class Experiment:
     """What is asked, in one sentence."""
     configs: list[Path]
     """Configuration files of `lightning-gpt fit`, stacked."""
-    variants: dict[str, Variant]
-    """By name, the baseline first."""
-    budget: dict[str, float]
-    """One of max_steps, tokens, training_flops, bytes -> how many of them each run gets."""
     seeds: list[int]
     """Each variant runs once with each of them; differences are taken between runs of one seed."""
+    variants: dict[str, Variant] = field(default_factory=dict)
+    """By name, the baseline first; those of the grid are among them."""
+    grid: dict[str, list[str]] = field(default_factory=dict)
+    """Factor -> its levels; a variant of the grid is named by its levels, joined with '-'."""
+    budget: dict[str, float] = field(default_factory=dict)
+    """One of max_steps, tokens, training_flops, bytes, seconds -> how many of them each run gets; may be missing where
+    every variant has its own."""
+    more_seeds: dict[str, list[int]] = field(default_factory=dict)
+    """Pattern of variants' names -> seeds that they run with beside `seeds`."""
     metrics: list[str] = field(default_factory=lambda: ["val/loss"])
     """What is compared at the end of training; the first is the one that decides."""
     expectation: str = ""
@@ -84,14 +91,18 @@ class Experiment:
     """Dotted settings that all variants share."""
     prepare: dict[str, Any] = field(default_factory=dict)
     """The corpus as arguments of `lightning-gpt prepare`; empty: the configs name a prepared one."""
+    smoke: dict[str, Any] = field(default_factory=dict)
+    """Dotted settings of `--smoke` alone, such as a corpus that is always there."""
     validations: int = 4
     """Validation passes of a run, evenly spaced, the last at its end."""
     curve: str = ""
     """The metric that is drawn over training; empty: the first of `metrics`."""
     against: str = "baseline"
-    """What a variant is compared with: the baseline, or the previous one, where each step keeps those before it."""
+    """What a variant is compared with: the baseline, the previous one (a ladder, where each step keeps those before
+    it), or none."""
     equal: dict[str, float] = field(default_factory=dict)
-    """parameters, training_flops -> by which share a variant may differ from the baseline; checked before the runs."""
+    """parameters, training_flops, tokens, seconds -> by which share a variant may differ from the baseline; checked
+    before the runs."""
     identical_within: float | None = None
     """Variants are one computation by several means: the largest difference of `curve` to the baseline's, at any step
     and in nats, that still counts as the same."""
@@ -110,6 +121,11 @@ class Experiment:
     def baseline(self) -> str:
         """The variant that the others are compared with."""
         return next(iter(self.variants))
+
+    @property
+    def compares(self) -> bool:
+        """Whether it asks for verdicts, which need two seeds."""
+        return len(self.variants) > 1 and self.against != "none" and self.identical_within is None
 
 
 def load_experiment(path: str | Path) -> Experiment:
@@ -130,33 +146,41 @@ def _checked(path: Path, content: dict[str, Any]) -> Experiment:
     known = {one.name: one for one in fields(Experiment) if one.name != "path"}
     for key in content:
         if key not in known:
-            raise ValueError(f"unknown field {key!r}{_near(key, known)}")
+            raise ValueError(f"unknown field {key!r}{nearest(key, known)}")
     for name, one in known.items():
         if name not in content and one.default is MISSING and one.default_factory is MISSING:
             raise ValueError(f"the field {name!r} is missing")
     values = dict(content)
-    values["configs"] = _configs(content["configs"])
-    values["overrides"], common_prepare = _overrides("overrides", content.get("overrides"))
+    values["configs"] = checked_configs(content["configs"])
+    values["overrides"], common_prepare = checked_settings("overrides", content.get("overrides"))
     values["prepare"] = {**(content.get("prepare") or {}), **common_prepare}
-    _check_prepare("prepare", values["prepare"])
-    values["variants"] = _variants(content["variants"])
-    if not values["prepare"] and any(variant.prepare for variant in values["variants"].values()):
+    check_prepare("prepare", values["prepare"])
+    checked_settings("smoke", content.get("smoke"))
+    values["seeds"] = checked_seeds(content["seeds"])
+    values["more_seeds"], levels = content.get("more_seeds") or {}, content.get("grid") or {}
+    variants = [*_listed(content.get("variants")), *_grid(levels)]
+    if not variants:
+        raise ValueError("give `variants` or a `grid`: there is nothing to run")
+    values["variants"] = _with_seeds(variants, values["seeds"], values["more_seeds"])
+    values["grid"] = {str(factor): [str(level) for level in of] for factor, of in levels.items()}
+    if not values["prepare"] and any(variant.prepare for variant in variants):
         raise ValueError("variants change the corpus, but there is no `prepare` with its source")
     if values["prepare"] and "source" not in values["prepare"]:
         raise ValueError("prepare.source is missing: name a corpus, a file or a folder")
-    values["budget"] = _budget(content["budget"])
-    values["equal"] = _equal(content.get("equal") or {})
-    values["seeds"] = _seeds(content["seeds"])
-    metrics = _list(content.get("metrics", ["val/loss"]), "metrics")
-    for name in [*metrics, *filter(None, [content.get("curve")])]:
-        if name not in METRICS and not FAMILIES.fullmatch(name):
-            raise ValueError(f"metric {name!r} is unknown{_near(name, METRICS)}: use {', '.join(METRICS)}")
-    values["metrics"] = metrics
-    values["curve"] = content.get("curve") or metrics[0]
+    if "budget" in content:
+        values["budget"] = checked_budget(content["budget"])
+    elif lacking := next((variant.name for variant in variants if not variant.budget), None):
+        raise ValueError(f"the field 'budget' is missing, and variant {lacking} has none of its own")
+    values["equal"] = checked_equal(content.get("equal") or {})
+    values["metrics"] = checked_list(content.get("metrics", ["val/loss"]), "metrics")
+    values["curve"] = content.get("curve") or values["metrics"][0]
+    for name in [*values["metrics"], values["curve"]]:
+        check_metric(name)
     if not isinstance(values.get("validations", 1), int) or values.get("validations", 1) < 1:
         raise ValueError(f"validations={values['validations']!r} must be at least 1")
-    if values.get("against", "baseline") not in AGAINST:
-        raise ValueError(f"against={values['against']!r} is unknown: use {' or '.join(AGAINST)}")
+    values["against"] = str(content.get("against", "baseline")).lower()
+    if values["against"] not in AGAINST:
+        raise ValueError(f"against={content['against']!r} is unknown: use {' or '.join(AGAINST)}")
     tolerance = values.get("identical_within")
     if tolerance is not None and not (isinstance(tolerance, int | float) and tolerance > 0):
         raise ValueError(f"identical_within={tolerance!r} must be a positive number of nats")
@@ -164,102 +188,65 @@ def _checked(path: Path, content: dict[str, Any]) -> Experiment:
         values[name] = " ".join(str(content.get(name) or "").split())
     if not values["question"]:
         raise ValueError("question is empty: say what the experiment asks")
-    return Experiment(path=path, **values)
+    experiment = Experiment(path=path, **values)
+    if experiment.compares and min(len(one.seeds) for one in experiment.variants.values()) < 2:
+        raise ValueError(
+            f"seeds={values['seeds']!r}: a comparison needs at least two (one run says nothing about the next); say "
+            "`against: none` to run variants without comparing them"
+        )
+    return experiment
 
 
-def _list(value: Any, name: str) -> list[Any]:
-    if not isinstance(value, list) or not value:
-        raise ValueError(f"{name}={value!r} must be a list with at least one element")
-    return value
+def _variant(where: str, name: str, settings: Any) -> Variant:
+    if not isinstance(settings or {}, dict):
+        raise ValueError(f"{where} must be dotted settings (key: value), not {settings!r}")
+    budget = {key: value for key, value in (settings or {}).items() if str(key).startswith(BUDGET_KEY)}
+    rest = {key: value for key, value in (settings or {}).items() if key not in budget}
+    fit, prepare = checked_settings(where, rest)
+    own = {key.removeprefix(BUDGET_KEY): value for key, value in budget.items()}
+    return Variant(name, fit, prepare, checked_budget(own, f"{where}: budget") if own else {})
 
 
-def _configs(value: Any) -> list[Path]:
-    paths = [Path(str(one)) for one in _list(value, "configs")]
-    for one in paths:
-        if not one.is_file():
-            raise ValueError(f"configs: {one} does not exist (paths start at the working directory {Path.cwd()})")
-    return paths
-
-
-def _overrides(where: str, value: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Settings of fit and those of prepare among dotted settings."""
-    if not isinstance(value or {}, dict):
-        raise ValueError(f"{where} must be dotted settings (key: value), not {value!r}")
-    fit: dict[str, Any] = {}
-    prepare: dict[str, Any] = {}
-    for key, setting in (value or {}).items():
-        key = str(key)
-        for reserved, instead in RESERVED.items():
-            if key == reserved or key.startswith(reserved + "."):
-                raise ValueError(f"{where}: {key} cannot be set here: {instead}")
-        if key.startswith(PREPARE_KEY):
-            prepare[key.removeprefix(PREPARE_KEY)] = setting
-            continue
-        if key.partition(".")[0] not in GROUPS:
-            raise ValueError(f"{where}: unknown setting {key!r}{_near(key, GROUPS)}: it must begin with one of "
-                             f"{', '.join(GROUPS)} or prepare")  # fmt: skip
-        config_field = key.removeprefix(CONFIG_KEY)
-        names = [one.name for one in fields(GPTConfig)]
-        if config_field != key and config_field not in names:
-            raise ValueError(f"{where}: model.config has no field {config_field!r}{_near(config_field, names)}")
-        fit[key] = setting
-    return fit, prepare
-
-
-def _variants(value: Any) -> dict[str, Variant]:
+def _listed(value: Any) -> list[Variant]:
+    if value is None:
+        return []
     if not isinstance(value, dict) or not value:
         raise ValueError(f"variants={value!r} must map at least one name to its dotted settings")
-    variants = {}
-    for name, settings in value.items():
-        name = str(name)
-        if not NAME.fullmatch(name):
-            raise ValueError(f"variant {name!r} must be letters, digits and any of ._+- (it names a directory)")
-        fit, prepare = _overrides(f"variants.{name}", settings)
-        _check_prepare(f"variants.{name}", prepare)
-        variants[name] = Variant(name, fit, prepare)
+    for name in value:
+        check_name(str(name), "variant")
+    return [_variant(f"variants.{name}", str(name), settings) for name, settings in value.items()]
+
+
+def _grid(value: Any) -> list[Variant]:
+    """Every combination of the levels; of two levels that set one thing, that of the later factor wins."""
+    if not isinstance(value, dict) or any(not isinstance(levels, dict) or not levels for levels in value.values()):
+        raise ValueError(f"grid={value!r} must map factors to levels with their dotted settings")
+    for factor, levels in value.items():
+        for level in levels:
+            check_name(str(level), f"grid.{factor}: level")
+    variants = []
+    for levels in itertools.product(*(levels.items() for levels in value.values())) if value else ():
+        name = "-".join(str(level) for level, _ in levels)
+        merged = {key: one for _, settings in levels for key, one in (settings or {}).items()}
+        variants.append(_variant(f"grid.{name}", name, merged))
     return variants
 
 
-def _check_prepare(where: str, settings: dict[str, Any]) -> None:
-    from lightning_gpt.data.prepare import prepare
-
-    names = [name for name in inspect.signature(prepare).parameters if name not in ("out", "overwrite", "quiet")]
-    for name in settings:
-        if name not in names:
-            raise ValueError(f"{where}: prepare has no setting {name!r}{_near(name, names)}")
-
-
-def _budget(value: Any) -> dict[str, float]:
-    if not isinstance(value, dict) or len(value) != 1:
-        raise ValueError(f"budget={value!r} must be one of {', '.join(BUDGETS)} with its amount, as {{max_steps: 400}}")
-    (kind, amount), = value.items()  # fmt: skip
-    if kind not in BUDGETS:
-        raise ValueError(f"budget: unknown kind {kind!r}{_near(kind, BUDGETS)}: use {', '.join(BUDGETS)}")
-    if isinstance(amount, bool) or not isinstance(amount, int | float) or not amount > 0:
-        raise ValueError(f"budget.{kind}={amount!r} must be a positive number")
-    return {kind: amount}
-
-
-def _equal(value: Any) -> dict[str, float]:
-    if not isinstance(value, dict):
-        raise ValueError(f"equal={value!r} must map {' or '.join(EQUAL)} to a share, as {{parameters: 0.01}}")
-    for kind, share in value.items():
-        if kind not in EQUAL:
-            raise ValueError(f"equal: unknown kind {kind!r}{_near(kind, EQUAL)}: use {', '.join(EQUAL)}")
-        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share < 1:
-            raise ValueError(f"equal.{kind}={share!r} must be a share, at least 0 and below 1")
-    return value
-
-
-def _seeds(value: Any) -> list[int]:
-    seeds = _list(value, "seeds")
-    if any(isinstance(seed, bool) or not isinstance(seed, int) or seed < 0 for seed in seeds):
-        raise ValueError(f"seeds={seeds!r} must be whole numbers of at least 0")
-    if len(set(seeds)) < len(seeds):
-        raise ValueError(f"seeds={seeds!r} names one twice: it would be the same run again")
-    return seeds
-
-
-def _near(name: str, known: Iterable[str]) -> str:
-    found = difflib.get_close_matches(str(name), list(known), n=1)
-    return f" (did you mean {found[0]!r}?)" if found else ""
+def _with_seeds(variants: list[Variant], seeds: list[int], more: Any) -> dict[str, Variant]:
+    """The variants by name, with all the seeds that each runs with."""
+    if not isinstance(more, dict):
+        raise ValueError(f"more_seeds={more!r} must map patterns of variants' names to lists of seeds")
+    names = [variant.name for variant in variants]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"variant {name!r} is named twice, in `variants` and by the `grid`")
+    own = {name: list(seeds) for name in names}
+    for pattern, further in more.items():
+        matching = fnmatch.filter(names, str(pattern))
+        if not matching:
+            raise ValueError(f"more_seeds: no variant matches {pattern!r}{nearest(pattern, names)}")
+        for name in matching:
+            own[name] = checked_seeds([*own[name], *checked_list(further, "more_seeds")], f"more_seeds.{pattern}")
+    return {
+        one.name: Variant(one.name, one.overrides, one.prepare, one.budget, tuple(own[one.name])) for one in variants
+    }

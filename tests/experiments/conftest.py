@@ -27,6 +27,7 @@ def write_experiment(tmp_path, monkeypatch):
             "validations": 2,
             "variants": {"one": {}},
             "seeds": [1],
+            "against": "none",
             **changes,
         }
         chapter = tmp_path / "01_chapter"

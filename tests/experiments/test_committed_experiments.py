@@ -44,7 +44,7 @@ def test_settings_exist(path, fit_parser, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     experiment = load_experiment(path.relative_to(ROOT))
     assert experiment.expectation, "say what is expected before it is run"
-    assert f"lightning-gpt experiment {path.relative_to(ROOT).as_posix()}" in path.read_text()
+    assert f"lightning-gpt experiment run {path.relative_to(ROOT).as_posix()}" in path.read_text()
     for variant in experiment.variants.values():
         config = tmp_path / f"{variant.name}.yaml"
         config.write_text(yaml.safe_dump(nested({**QUIET, **experiment.overrides, **variant.overrides})))

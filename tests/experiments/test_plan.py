@@ -99,7 +99,7 @@ def test_accumulation_counts_into_a_step(write_experiment):
 def test_budgets_that_cannot_be_met(write_experiment):
     with pytest.raises(ValueError, match=r"budget.max_steps=5 is no multiple of validations=2.*use 4"):
         cells_of(write_experiment(budget={"max_steps": 5}))
-    with pytest.raises(ValueError, match=r"pays for 0.6 steps of one"):
+    with pytest.raises(ValueError, match=r"is too small for one step of one: a step takes"):
         cells_of(write_experiment(budget={"tokens": 10}))
     with pytest.raises(ValueError, match=r"needs trainer.devices as a number"):
         cells_of(write_experiment(budget={"tokens": 3200}, overrides={"trainer.devices": "auto"}))
@@ -112,3 +112,29 @@ def test_budget_in_words(write_experiment):
     assert budget_in_words(experiment) == "4 optimizer steps"
     flops = replace(experiment, budget={"training_flops": 2.4e12})
     assert budget_in_words(flops) == "2.4e12 training FLOPs (analytic, head included)"
+
+
+def test_the_grid_runs_each_variant_as_long_and_as_often_as_it_says(write_experiment):
+    grid = {
+        "width": {8: {"model.init_args.config.n_embd": 8}, 16: {"model.init_args.config.n_embd": 16}},
+        "tokens": {"few": {"budget.tokens": 64}, "many": {"budget.tokens": 128}},
+    }
+    path = write_experiment(drop=["budget", "variants"], grid=grid, more_seeds={"8-few": [2, 7]})
+    cells = cells_of(path)
+    assert [(cell.variant, cell.seed, cell.max_steps) for cell in cells] == [
+        ("8-few", 1, 4),
+        ("8-many", 1, 8),
+        ("16-few", 1, 4),
+        ("16-many", 1, 8),
+        ("8-few", 2, 4),
+        ("8-few", 7, 4),
+    ]
+    assert [cell.variant for cell in plan_cells(load_experiment(path), smoke=True)] == [c.variant for c in cells[:4]]
+    assert budget_in_words(load_experiment(path)) == "a budget of its own (64 tokens, 128 tokens)"
+
+
+def test_smoke_has_settings_of_its_own(write_experiment):
+    path = write_experiment(smoke={"prepare.tokenizer": "char", "model.init_args.config.n_embd": 4})
+    (cell,) = plan_cells(load_experiment(path), smoke=True)
+    assert "char" in cell.data_dir and cell.settings["model"]["init_args"]["config"]["n_embd"] == 4
+    assert "byte" in cells_of(path)[0].data_dir

@@ -33,7 +33,7 @@ def results(cells, **changes):
     }  # fmt: skip
     return {
         "format": 1,
-        "command": "lightning-gpt experiment experiments/x/y.yaml",
+        "command": "lightning-gpt experiment run experiments/x/y.yaml",
         "question": "Does it matter?",
         "expectation": "Yes.",
         "notes": "A note.",
@@ -124,7 +124,7 @@ def test_lost_text_is_told():
 def test_report_and_small_figure_are_written(compared, tmp_path):
     path = write_report(json.loads(json.dumps(compared)), tmp_path / "out")
     text = path.read_text()
-    assert text.startswith("# Does it matter?\n\n```\nlightning-gpt experiment experiments/x/y.yaml\n```\n")
+    assert text.startswith("# Does it matter?\n\n```\nlightning-gpt experiment run experiments/x/y.yaml\n```\n")
     assert "a processor, 2 core(s); python 3.12.1. All 12 runs took 4.0 minutes" in text
     assert "(curves.png)" in text
     picture = (tmp_path / "out" / "curves.png").read_bytes()

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from lightning_gpt.cli.experiment import experiment_command
+from lightning_gpt.cli.experiment import report_command, run_command
 from lightning_gpt.experiments import collect_results, load_experiment, run_cells, write_report
 from lightning_gpt.experiments.plan import plan_cells
 from lightning_gpt.experiments.results import save_pictures
@@ -20,7 +20,7 @@ def finish(cell, losses, status="done"):
 
 def test_one_variant_through_a_real_process(write_experiment, tmp_path, capsys):
     path = write_experiment()
-    experiment_command(str(path), smoke=True)
+    run_command(str(path), smoke=True)
     shown = capsys.readouterr()
     assert "cell 1/1  one seed 1" in shown.err
     root = tmp_path / "runs/experiments/smoke/01_chapter/trial"
@@ -33,12 +33,12 @@ def test_one_variant_through_a_real_process(write_experiment, tmp_path, capsys):
 
     state = root / "one" / "seed_1" / STATE_FILE
     before = state.stat().st_mtime_ns
-    experiment_command(str(path), smoke=True)
+    run_command(str(path), smoke=True)
     assert "1 of 1 cells are finished already" in capsys.readouterr().err
     assert state.stat().st_mtime_ns == before
 
     (root / "report" / "report.md").unlink()
-    experiment_command(str(path), report_only=True, out=str(root / "report"))
+    report_command(str(path), out=str(root / "report"))
     assert "# Does it matter?" in (root / "report" / "report.md").read_text()
 
 

@@ -44,6 +44,19 @@ WRONG = {
     "equal": ({"equal": "parameters"}, "equal='parameters' must map parameters or training_flops"),
     "against": ({"against": "last"}, "against=.last. is unknown: use baseline or previous"),
     "question": ({"question": ""}, "question is empty"),
+    "one seed": (
+        {"variants": {"a": {}, "b": {}}, "against": "baseline"},
+        "seeds=.1.: a comparison needs at",
+    ),
+    "nothing to run": ({"variants": None}, "give `variants` or a `grid`"),
+    "grid": ({"grid": {"size": []}}, "must map factors to levels"),
+    "grid level": ({"grid": {"size": {"a b": {}}}}, "grid.size: level 'a b' must be letters"),
+    "grid setting": ({"grid": {"size": {"a": {"modle.x": 1}}}}, "grid.a: unknown setting 'modle.x'"),
+    "named twice": ({"grid": {"size": {"one": {}}}}, "variant 'one' is named twice"),
+    "more seeds": ({"more_seeds": {"on": [2]}}, "no variant matches 'on' .did you mean 'one'"),
+    "more seeds twice": ({"more_seeds": {"one": [1]}}, "more_seeds.one=.1, 1. names one twice"),
+    "own budget": ({"variants": {"a": {"budget.step": 3}}}, "variants.a: budget: unknown kind 'step'"),
+    "smoke": ({"smoke": {"modle.x": 1}}, "smoke: unknown setting 'modle.x'"),
 }
 
 
@@ -58,3 +71,27 @@ def test_mistakes_are_named_in_one_line(write_experiment, changes, message):
 def test_missing_field(write_experiment):
     with pytest.raises(ValueError, match="the field 'seeds' is missing"):
         load_experiment(write_experiment(drop=["seeds"]))
+
+
+def test_a_grid_is_every_combination_with_its_own_budgets_and_seeds(write_experiment):
+    grid = {
+        "width": {8: {"model.init_args.config.n_embd": 8}, 16: {"model.init_args.config.n_embd": 16}},
+        "tokens": {"few": {"budget.tokens": 64}, "many": {"budget.tokens": 128}},
+    }
+    experiment = load_experiment(write_experiment(drop=["budget", "variants"], grid=grid, more_seeds={"16-*": [2]}))
+    assert list(experiment.variants) == ["8-few", "8-many", "16-few", "16-many"]
+    assert experiment.grid == {"width": ["8", "16"], "tokens": ["few", "many"]}
+    last = experiment.variants["16-many"]
+    assert (last.overrides, last.budget, last.seeds) == (
+        {"model.init_args.config.n_embd": 16},
+        {"tokens": 128},
+        (1, 2),
+    )
+    assert experiment.variants["8-few"].seeds == (1,)
+    with pytest.raises(ValueError, match="'budget' is missing, and variant one has none"):
+        load_experiment(write_experiment(drop=["budget"], grid=grid))
+
+
+@pytest.mark.parametrize("reason", [{"against": "none"}, {"identical_within": 1e-3}])
+def test_one_seed_is_enough_where_nothing_is_compared(write_experiment, reason):
+    assert not load_experiment(write_experiment(variants={"a": {}, "b": {}}, **reason)).compares
