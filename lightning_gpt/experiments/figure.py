@@ -1,6 +1,7 @@
 """Curves of an experiment: a line per variant, the mean of its seeds, in a band from the smallest to the largest."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,41 +9,91 @@ FIGURE_FILE = "curves.png"
 POSITIONS_FILE = "positions.png"
 AT_POSITION = re.compile(r"(.+/loss)_at_(\d+)")
 """Metrics of one part of the context: the loss of the tokens that end at a position."""
+Axis = Callable[[dict[str, Any], list[int]], list[float] | None]
+"""A cell and steps of its curve -> what had been spent by each; None: not known."""
+
+
+def _tokens(cell: dict[str, Any], steps: list[int]) -> list[float] | None:
+    return [step * cell["tokens"] / cell["steps"] for step in steps] if cell["tokens"] else None
+
+
+def _flops(cell: dict[str, Any], steps: list[int]) -> list[float] | None:
+    return [step * cell["flops_per_step"] for step in steps] if cell["flops_per_step"] else None
+
+
+def _seconds(cell: dict[str, Any], steps: list[int]) -> list[float] | None:
+    at = {point[0]: point[2] for point in cell["points"] if len(point) > 2}
+    return [at[step] for step in steps] if all(at.get(step) is not None for step in steps) else None
+
+
+AXES: dict[str, Axis] = {"tokens": _tokens, "training FLOPs": _flops, "training time (s)": _seconds}
+"""What a curve is drawn over: label -> values."""
 
 
 def draw_curves(results: dict[str, Any], directory: Path) -> Path | None:
-    """Draws curves.png; None when no cell logged the curve.
+    """Draws curves.png, a panel for each of tokens, FLOPs and wall time that is known and tells something new; None
+    when no cell logged the curve.
 
     Args:
         results: content of results.json.
         directory: where the picture goes.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter, MaxNLocator
 
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
-    axes = figure.subplots()
-    drawn = False
-    for variant in results["variants"]:
-        cells = [cell for cell in results["cells"] if cell["variant"] == variant and cell["points"]]
-        if not cells:
-            continue
-        x, seeds = common_points(cells)
-        scale = cells[0]["flops_per_step"] if results["curve_over"] == "training FLOPs" else 1
-        x = [step * scale for step in x]
-        means = [sum(values) / len(values) for values in zip(*seeds)]
-        marker = "o" if len(x) < 12 else None
-        (line,) = axes.plot(x, means, label=variant, linewidth=1.3, marker=marker, markersize=3)
-        axes.fill_between(
-            x, list(map(min, zip(*seeds))), list(map(max, zip(*seeds))), color=line.get_color(), alpha=0.2
-        )
-        drawn = True
-    if not drawn:
+    by_variant = {
+        variant: [cell for cell in results["cells"] if cell["variant"] == variant and cell["points"]]
+        for variant in results["variants"]
+    }
+    by_variant = {variant: cells for variant, cells in by_variant.items() if cells}
+    if not by_variant:
         return None
+    axes_shown = _axes_that_differ(by_variant)
+    figure = Figure(figsize=(3.2 + 3.8 * len(axes_shown), 4.2), layout="constrained")
+    panels = figure.subplots(1, len(axes_shown), sharey=True, squeeze=False)[0]
+    for panel, (label, axis) in zip(panels, axes_shown.items()):
+        for number, (variant, cells) in enumerate(by_variant.items()):
+            _line(panel, cells, axis, variant, number, len(by_variant))
+        panel.set_xlabel(label)
+        panel.xaxis.set_major_formatter(EngFormatter(sep=""))
+        panel.xaxis.set_major_locator(MaxNLocator(6))
+        panel.grid(alpha=0.3)
     unit = {"val/bits_per_byte": "bits per byte"}.get(results["curve"], "nats per token")
-    axes.set(xlabel=results["curve_over"], ylabel=f"{results['curve']} ({unit})")
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
+    panels[0].set_ylabel(f"{results['curve']} ({unit})")
+    if len(by_variant) > 10:
+        figure.legend(*panels[0].get_legend_handles_labels(), fontsize=7, loc="outside right center")
+    else:
+        panels[0].legend(fontsize=8)
     return _save(figure, directory / FIGURE_FILE)
+
+
+def _axes_that_differ(by_variant: dict[str, list[dict[str, Any]]]) -> dict[str, Axis]:
+    """Those that are known for all; FLOPs only where variants differ by 2% in them per token (else the picture is that
+    over tokens once more); optimizer steps where nothing is known."""
+    cells = [cell for cells in by_variant.values() for cell in cells]
+    known = {
+        label: axis
+        for label, axis in AXES.items()
+        if all(axis(cell, [point[0] for point in cell["points"]]) is not None for cell in cells)
+    }
+    if len(known) > 1 and "training FLOPs" in known and "tokens" in known:
+        per_token = [cell["flops_per_step"] * cell["steps"] / cell["tokens"] for cell in cells]
+        if max(per_token) < 1.02 * min(per_token):
+            del known["training FLOPs"]
+    return known or {"optimizer step": lambda cell, steps: list(map(float, steps))}
+
+
+def _line(panel, cells: list[dict[str, Any]], axis: Axis, variant: str, number: int, of: int) -> None:
+    """One variant's mean and band, over the mean of what its seeds had spent at each step."""
+    from matplotlib import colormaps
+
+    steps, seeds = common_points(cells)
+    x = [sum(values) / len(values) for values in zip(*(axis(cell, steps) for cell in cells))]
+    means = [sum(values) / len(values) for values in zip(*seeds)]
+    marker = "o" if len(x) < 12 else None
+    color = f"C{number}" if of <= 10 else colormaps["viridis"](number / (of - 1))
+    panel.plot(x, means, label=variant, color=color, linewidth=1.3, marker=marker, markersize=3)
+    panel.fill_between(x, list(map(min, zip(*seeds))), list(map(max, zip(*seeds))), color=color, alpha=0.2)
 
 
 def draw_positions(results: dict[str, Any], directory: Path) -> Path | None:
@@ -84,6 +135,6 @@ def _save(figure, path: Path) -> Path:
 
 def common_points(cells: list[dict[str, Any]]) -> tuple[list[int], list[list[float]]]:
     """Steps at which every cell has a point, and each cell's values there (a diverged run ends early)."""
-    series = [dict(map(tuple, cell["points"])) for cell in cells]
+    series = [{point[0]: point[1] for point in cell["points"]} for cell in cells]
     steps = sorted(set.intersection(*(set(one) for one in series)))
     return steps, [[one[step] for step in steps] for one in series]

@@ -16,7 +16,7 @@ from lightning_gpt.experiments.settings import lookup, nested, overlaid, read_ya
 from lightning_gpt.experiments.spec import Experiment, Variant
 from lightning_gpt.experiments.spec_checks import checked_settings
 from lightning_gpt.nn import GPTConfig
-from lightning_gpt.nn.flops import parameters, training_flops_per_token
+from lightning_gpt.nn.flops import body_parameters, parameters, training_flops_per_token
 
 RUNS = Path("runs/experiments")
 CORPORA = Path("data/experiments")
@@ -43,6 +43,8 @@ class Cell:
     flops_per_token: float | None
     """Analytic, forward and backward; None: the model is not described by a GPTConfig."""
     parameters: int | None
+    body_parameters: int | None
+    """Without embeddings."""
     active_parameters: int | None
     """What one token meets: fewer than `parameters` with a mixture of experts."""
     data_dir: str
@@ -221,6 +223,7 @@ def _cell(experiment: Experiment, variant: _Resolved, seed: int, root: Path, bas
         tokens_per_step=variant.tokens_per_step,
         flops_per_token=variant.flops_per_token,
         parameters=parameters(variant.network) if variant.network else None,
+        body_parameters=body_parameters(variant.network) if variant.network else None,
         active_parameters=parameters(variant.network, active=True) if variant.network else None,
         data_dir=variant.data_dir,
         config_hash=hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest(),

@@ -1,5 +1,6 @@
 """results.json: everything that a report is made of, so that it can be rewritten without the runs."""
 
+import hashlib
 import json
 import os
 import platform
@@ -10,6 +11,7 @@ from typing import Any
 
 from lightning_gpt.data.corpus_meta import CorpusMeta
 from lightning_gpt.data.tokenizer_source import load_tokenizer
+from lightning_gpt.experiments.comparisons import comparisons_json
 from lightning_gpt.experiments.plan import Cell, budget_in_words
 from lightning_gpt.experiments.runner import metrics_of, read_state
 from lightning_gpt.experiments.spec import Experiment
@@ -31,7 +33,7 @@ def collect_results(experiment: Experiment, cells: list[Cell], command: str) -> 
         ValueError: a cell is not finished.
     """
     one_of_each = {cell.variant: cell for cell in cells}
-    return {
+    results = {
         "format": 1,
         "command": command,
         "question": experiment.question,
@@ -46,15 +48,16 @@ def collect_results(experiment: Experiment, cells: list[Cell], command: str) -> 
         },
         "metrics": experiment.metrics,
         "curve": experiment.curve,
-        "curve_over": "training FLOPs" if "training_flops" in experiment.budget else "optimizer step",
         "equal": experiment.equal,
         "against": experiment.against,
         "identical_within": experiment.identical_within,
         "corpora": {name: _corpus(cell) for name, cell in one_of_each.items()},
         "hardware": hardware(),
         "versions": versions(),
+        "config_hash": hashlib.sha256("".join(cell.config_hash for cell in cells).encode()).hexdigest(),
         "cells": [_cell(experiment, cell) for cell in cells],
     }
+    return results | {"comparisons": comparisons_json(results)}
 
 
 def save_results(results: dict[str, Any], directory: Path) -> Path:
@@ -159,6 +162,7 @@ def _cell(experiment: Experiment, cell: Cell) -> dict[str, Any]:
         "final": {name: values[-1] for name, values in series.items() if values} if done else {},
         "best": {name: min(values) for name, values in series.items() if values} if done else {},
         "parameters": cell.parameters,
+        "body_parameters": cell.body_parameters,
         "active_parameters": cell.active_parameters,
         "steps": cell.max_steps,
         "tokens": tokens,
@@ -169,8 +173,21 @@ def _cell(experiment: Experiment, cell: Cell) -> dict[str, Any]:
         "tokens_per_second": _round(sorted(speeds)[len(speeds) // 2]) if speeds else None,
         "peak_memory_bytes": state.peak_memory_bytes,
         "config_hash": cell.config_hash,
-        "points": [[row["step"], _round(row[experiment.curve], 8)] for row in rows if experiment.curve in row],
+        "points": _points(rows, experiment.curve),
     }
+
+
+def _points(rows: list[dict[str, float]], curve: str) -> list[list[float | None]]:
+    """[step, value, seconds of training by then] of each row that has the curve: validation and saving do not count;
+    seconds are None where no speed had been logged yet."""
+    points, seconds, tokens = [], None, 0.0
+    for row in rows:
+        if rate := row.get("speed/tokens_per_second"):
+            seconds = (seconds or 0.0) + (row["progress/tokens"] - tokens) / rate
+            tokens = row["progress/tokens"]
+        if curve in row:
+            points.append([row["step"], _round(row[curve], 8), None if seconds is None else round(seconds, 3)])
+    return points
 
 
 def _round(value: float, digits: int = 5) -> float:

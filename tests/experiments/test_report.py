@@ -4,13 +4,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lightning_gpt.experiments.report import (
-    conclusion,
-    largest_curve_difference,
-    paired_difference,
-    report_text,
-    write_report,
-)
+from lightning_gpt.experiments.comparisons import comparisons_json, comparisons_of
+from lightning_gpt.experiments.figure import draw_curves
+from lightning_gpt.experiments.report import conclusion, largest_curve_difference, report_text, write_report
 
 VALUES = {"base": [1.90, 1.94, 1.92], "good": [1.80, 1.85, 1.82], "same": [1.91, 1.92, 1.93], "bad": [2.4, 2.5, 2.45]}
 
@@ -43,7 +39,6 @@ def results(cells, **changes):
         "variants": {name: {"data.init_args.batch_size": 2} for name in names},
         "metrics": ["val/loss"],
         "curve": "train/loss",
-        "curve_over": "optimizer step",
         "identical_within": None,
         "corpora": dict.fromkeys(names, corpus),
         "hardware": {"cpu": "a processor", "cores": 2, "gpus": []},
@@ -64,28 +59,69 @@ def compared():
 
 
 def test_paired_differences_are_scipys(compared):
+    p_values = []
     for name in ("good", "same", "bad"):
         difference = np.subtract(VALUES[name], VALUES["base"])
-        found = paired_difference(compared, name, "val/loss")
+        found = comparisons_of(compared, "val/loss")[name]
         low, high = stats.t.interval(0.95, 2, difference.mean(), stats.sem(difference))
-        assert (found.mean - found.half_width, found.mean + found.half_width) == pytest.approx((low, high), abs=1e-4)
+        mean, half_width = found.difference.mean, found.difference.half_width
+        assert (mean - half_width, mean + half_width) == pytest.approx((low, high))
+        p_values.append(stats.ttest_rel(VALUES[name], VALUES["base"]).pvalue)
+        assert found.p == pytest.approx(p_values[-1])
+    assert comparisons_of(compared, "val/loss")["bad"].p_holm == pytest.approx(3 * min(p_values))
+    stored = json.loads(json.dumps(comparisons_json(compared)))["val/loss"]["bad"]
+    assert (stored["reference"], stored["verdict"]) == ("base", "worse")
 
 
-def test_conclusion_judges_by_the_interval(compared):
+def test_conclusion_judges_by_the_corrected_test(compared):
     text = conclusion(compared)
-    assert "The baseline `base` ends at 1.9200 ± 0.0497 nats per token (val/loss)." in text
-    assert "`good`: better (-0.0967 ± 0.0143)." in text
-    assert "`same`: not distinguishable (+0.0000 ± 0.0430)." in text
-    assert "`bad`: worse (+0.5300 ± 0.0745)." in text
-    assert "Lowest mean: `good`." in text
+    assert "The baseline `base` ends at 1.9200 ± 0.0497 nats per token (val/loss, n = 3)." in text
+    corrected = {name: f"{one.p_holm:.2g}" for name, one in comparisons_of(compared, "val/loss").items()}
+    assert f"`good`: better (-0.0967 ± 0.0143, p = {corrected['good']})." in text
+    assert "`same`: not distinguishable (+0.0000 ± 0.0430, p = 1)." in text
+    assert f"`bad`: worse (+0.5300 ± 0.0745, p = {corrected['bad']})." in text
+    assert "Lowest mean: `good`, 1.8233." in text
+    assert "With n = 3 and a (median) standard deviation of paired differences of 0.0" in text
 
 
 def test_a_ladder_compares_each_step_with_the_one_before(compared):
     compared["against"] = "previous"
-    difference = paired_difference(compared, "same", "val/loss")
+    difference = comparisons_of(compared, "val/loss")["same"].difference
     assert difference.mean == pytest.approx(np.subtract(VALUES["same"], VALUES["good"]).mean())
-    assert "`same` after `good`: worse (+0.0967 ± 0.0574)." in conclusion(compared)
+    assert "`same` after `good`: worse (+0.0967 ± 0.0574, p = 0.0" in conclusion(compared)
     assert "minus the one before, paired" in report_text(compared)
+
+
+def test_nothing_is_judged_where_nothing_is_compared(compared):
+    compared["against"] = "none"
+    text = report_text(compared)
+    assert "| val/loss | n | mean | deviation |" in text and "verdict" not in text
+    assert conclusion(compared) == "Lowest val/loss: `good`, 1.8233."
+
+
+def test_curves_are_drawn_over_what_is_known(compared, tmp_path, monkeypatch):
+    """Over tokens; over FLOPs where variants differ in FLOPs a token; over time where it was logged."""
+    from matplotlib.figure import Figure
+
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, path, **_: (drawn.append(self), path.write_bytes(b"")))
+
+    def labels():
+        draw_curves(compared, tmp_path)
+        return [axes.get_xlabel() for axes in drawn[-1].axes]
+
+    assert labels() == ["tokens"]
+    for one in compared["cells"]:
+        one["points"] = [[step, value, step / 2] for step, value in one["points"]]
+        one["flops_per_step"] *= 2 if one["variant"] == "bad" else 1
+    assert labels() == ["tokens", "training FLOPs", "training time (s)"]
+    tokens, flops, seconds = ([line.get_xdata()[-1] for line in axes.lines] for axes in drawn[-1].axes)
+    assert tokens == [20 * 307200 / 400] * 4
+    assert flops == pytest.approx([20 * 3.96e9] * 3 + [40 * 3.96e9])
+    assert seconds == [10] * 4
+    for one in compared["cells"]:
+        one |= {"tokens": None, "points": [point[:2] for point in one["points"]], "flops_per_step": None}
+    assert labels() == ["optimizer step"]
 
 
 def test_parameters_that_a_token_does_not_meet_are_told(compared):
@@ -103,7 +139,7 @@ def test_diverged_runs_are_counted_not_averaged():
     cells = [cell("a", 1, 2.0), cell("a", 2, 2.2), cell("b", 1, 1.9), cell("b", 2, None, status="diverged")]
     text = report_text(results(cells))
     assert "1 of 2 runs of `b` diverged and have no value." in text
-    assert "| `b` | 1 (+1 diverged) | 1.9000 | -0.1000 | one seed: no verdict |" in text
+    assert "| `b` | 1 (+1 diverged) | 1.9000 | - | -0.1000 | - | - | - | one seed: no verdict |" in text
 
 
 def test_same_computation_is_judged_by_every_step():

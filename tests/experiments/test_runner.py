@@ -77,8 +77,8 @@ def test_results_have_final_best_and_curve(write_experiment):
     results = collect_results(experiment, cells, "command")
     good, sick = results["cells"]
     assert (good["final"], good["best"]) == ({"val/loss": 2.75}, {"val/loss": 2.5})
-    assert good["points"] == [[2, 2.5], [4, 2.75]]
-    assert (sick["final"], sick["points"]) == ({}, [[2, 3.0]])
+    assert good["points"] == [[2, 2.5, None], [4, 2.75, None]]
+    assert (sick["final"], sick["points"]) == ({}, [[2, 3.0, None]])
     assert results["corpora"]["one"]["scheme"] == "byte"
     run_cells(cells, "val/loss")  # nothing is left to do
 

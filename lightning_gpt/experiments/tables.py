@@ -1,0 +1,160 @@
+"""The tables of a report: results, set-up, cost, machine."""
+
+from typing import Any
+
+from lightning_gpt.experiments.comparisons import comparisons_of, is_ladder, variant_values
+from lightning_gpt.experiments.statistics import Comparison, estimate
+
+KINDS = {
+    "parameters": "parameters",
+    "training_flops": "training FLOPs",
+    "tokens": "tokens",
+    "seconds": "seconds by calibration",
+}
+
+
+def results_table(results: dict[str, Any], metric: str) -> str:
+    """A row a variant: values at the end of training, and the comparison with its reference."""
+    compared = comparisons_of(results, metric)
+    baseline, rows = next(iter(results["variants"])), []
+    for name in results["variants"]:
+        cells = [cell for cell in results["cells"] if cell["variant"] == name]
+        values = list(variant_values(results, name, metric).values())
+        sick = sum(cell["status"] == "diverged" for cell in cells)
+        found = estimate(values) if values else None
+        row = [
+            f"`{name}`",
+            f"{len(values)}" + (f" (+{sick} diverged)" if sick else ""),
+            found.text() if found else "-",
+            f"{found.deviation:.4f}" if found and found.deviation is not None else "-",
+        ]
+        if results.get("against") != "none":
+            row += ["baseline", "", "", "", ""] if name == baseline else _comparison(compared.get(name))
+        rows.append(row)
+    heading = [metric, "n", "mean", "deviation"]
+    if results.get("against") != "none":
+        minus = "minus the one before, paired" if is_ladder(results) else f"minus `{baseline}`, paired"
+        heading += [minus, "bootstrap", "effect", "p (Holm)", "verdict"]
+    return markdown(heading, rows)
+
+
+def _comparison(found: Comparison | None) -> list[str]:
+    if found is None:
+        return ["-", "-", "-", "-", "no common run"]
+    interval = found.difference.bootstrap
+    return [
+        found.difference.text(signed=True),
+        f"{interval[0]:+.4f} to {interval[1]:+.4f}" if interval else "-",
+        f"{found.effect:+.1f}" if found.effect is not None else "-",
+        p_text(found.p_holm) if found.p_holm is not None else "-",
+        found.verdict,
+    ]
+
+
+def p_text(p: float) -> str:
+    """Two digits, at least 0.0001."""
+    return "<0.0001" if p < 1e-4 else f"{p:.2g}"
+
+
+def setup(results: dict[str, Any]) -> str:
+    """What was run, and on which text."""
+    seeds = sorted({cell["seed"] for cell in results["cells"]})
+    lines = [
+        f"- configs: {', '.join(f'`{path}`' for path in results['configs'])}; each run gets {results['budget']}; "
+        f"seeds {', '.join(map(str, seeds))}"
+    ]
+    for kind, share in results.get("equal", {}).items():
+        within = f" within {share:.1%}" if share else ""
+        lines.append(f"- checked before the runs: {KINDS[kind]} are equal{within}")
+    if results["overrides"]:
+        lines.append(f"- common settings: {_settings(results['overrides'])}")
+    lines += [f"- `{name}`: {_settings(settings)}" for name, settings in results["variants"].items()]
+    if results["notes"]:
+        lines.append(f"- {results['notes']}")
+    text = "\n".join(lines)
+    distinct = {repr(corpus) for corpus in results["corpora"].values()}
+    shown = results["corpora"] if len(distinct) > 1 else dict([next(iter(results["corpora"].items()))])
+    rows = [
+        [
+            f"`{name}`" if len(distinct) > 1 else "all",
+            corpus["name"],
+            corpus["scheme"],
+            f"{corpus['vocab_size']:,}",
+            f"{corpus['train_tokens']:,}",
+            f"{corpus['val_tokens']:,}",
+            f"{corpus['val_bytes_per_token']:.3f}",
+            _losses(corpus),
+        ]
+        for name, corpus in shown.items()
+    ]
+    heading = ["variant", "corpus", "tokenizer", "ids", "train tokens", "val tokens", "bytes/token", "text lost"]
+    return f"{text}\n\n{markdown(heading, rows)}"
+
+
+def _losses(corpus: dict[str, Any]) -> str:
+    """Whether the tokens say all that the text says: bits per byte flatter a tokenizer that drops characters."""
+    if corpus["unknown_tokens"]:
+        return f"{corpus['unknown_tokens']:,} unknown tokens: its bits per byte flatter it"
+    return "none" if corpus["lossless"] else "no unknown token, but decoding may not restore the text exactly"
+
+
+def cost_table(results: dict[str, Any]) -> str:
+    """A row a variant: size, work, speed, memory."""
+    rows = []
+    for name in results["variants"]:
+        cells = [cell for cell in results["cells"] if cell["variant"] == name]
+        rows.append(
+            [
+                f"`{name}`",
+                _parameters(cells[0]),
+                f"{cells[0]['steps']:,}",
+                f"{cells[0]['tokens']:,}" if cells[0]["tokens"] else "-",
+                f"{cells[0]['training_flops']:.3g}" if cells[0]["training_flops"] else "-",
+                _mean(cells, "tokens_per_second"),
+                _mean(cells, "seconds", ",.1f"),
+                _mean(cells, "peak_memory_bytes", scale=2**-20),
+            ]
+        )
+    costs = ["tokens", "training FLOPs", "tokens/s", "seconds a run", "peak memory, MiB"]
+    return markdown(["variant", "parameters", "steps", *costs], rows)
+
+
+def _parameters(cell: dict[str, Any]) -> str:
+    total, active = cell.get("parameters"), cell.get("active_parameters")
+    if total is None:
+        return "-"
+    return f"{total:,}" + (f" ({active:,} active)" if active != total else "")
+
+
+def _mean(cells: list[dict[str, Any]], key: str, form: str = ",.0f", scale: float = 1.0) -> str:
+    values = [cell[key] for cell in cells if cell[key] is not None]
+    return f"{scale * sum(values) / len(values):{form}}" if values else "-"
+
+
+def machine(results: dict[str, Any]) -> str:
+    """Hardware, versions, total time, and a digest of all settings."""
+    hardware, versions = results["hardware"], results["versions"]
+    gpus = f", {', '.join(hardware['gpus'])}" if hardware["gpus"] else ""
+    threads = f", {hardware['threads']} thread(s) a run" if "threads" in hardware else ""
+    resumed = sum(cell["attempts"] > 1 for cell in results["cells"])
+    total = sum(cell["seconds"] for cell in results["cells"])
+    text = (
+        f"{hardware['cpu']}, {hardware['cores']} core(s){threads}{gpus}; "
+        f"{', '.join(f'{name} {number}' for name, number in versions.items())}. All {len(results['cells'])} runs "
+        f"took {total / 60:.1f} minutes; seconds include the start of the process and the validations."
+    )
+    if resumed:
+        text += f" {resumed} run(s) were interrupted: their seconds are those of the last attempt."
+    if results.get("config_hash"):
+        text += f" Settings, corpora and version of all runs: sha256 {results['config_hash'][:16]}."
+    return text
+
+
+def _settings(settings: dict[str, Any]) -> str:
+    return ", ".join(f"`{key}: {value}`" for key, value in settings.items()) or "as the configs say"
+
+
+def markdown(heading: list[str], rows: list[list[str]]) -> str:
+    """A table with the first column to the left and the others to the right."""
+    lines = [heading, ["---", *["---:"] * (len(heading) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
