@@ -14,7 +14,8 @@ class TrainingMetrics(Callback):
     - train/loss: token mean over all tokens since the last log, over all ranks; train/perplexity;
     - optim/lr (of the first parameter group), optim/gradient_norm (before clipping);
     - progress/tokens: tokens trained on so far;
-    - speed/tokens_per_second, speed/tflops, speed/mfu: all devices; validation, sampling and saving are not counted.
+    - speed/tokens_per_second, speed/tflops, speed/mfu: all devices; validation, sampling and saving are not counted,
+      what a validation took is speed/validation_seconds, at its end.
       MFU as PaLM (Chowdhery et al., 2022, appendix B): analytic FLOPs over peak (callbacks/peak_flops.py).
 
     The logger is called directly: Lightning's self.log costs 0.26 ms per key in every step, logged or not.
@@ -27,6 +28,7 @@ class TrainingMetrics(Callback):
         self._last_tokens = 0
         self._clock = 0.0
         self._paused_at: float | None = None
+        self._validation_began = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Learns the device's peak and starts the clock."""
@@ -82,6 +84,14 @@ class TrainingMetrics(Callback):
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Validation is not training time."""
         self.pause()
+        self._validation_began = time.perf_counter()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Logs how long it took."""
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            seconds = time.perf_counter() - self._validation_began
+            for logger in trainer.loggers:
+                logger.log_metrics({"speed/validation_seconds": seconds}, step=trainer.global_step)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch, batch_idx: int) -> None:
         """Whatever came between, training goes on here."""

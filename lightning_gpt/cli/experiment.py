@@ -1,40 +1,78 @@
 """`lightning-gpt experiment`: many training runs, one report."""
 
 import signal
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 
-def run_command(yaml: str, smoke: bool = False, out: str | None = None) -> None:
+def run_command(
+    yaml: str,
+    smoke: bool = False,
+    out: str | None = None,
+    parallel: int = 1,
+    engine: str = "local",
+    engine_options: dict[str, Any] | None = None,
+) -> None:
     """Run a controlled experiment: every variant with every seed, then report.md, figures and results.json.
 
     Each run is a process of its own under runs/experiments/. Runs that are finished under the same settings are not
-    repeated, so a stopped experiment goes on where it was when it is called again.
+    repeated, and one that was stopped goes on from its last checkpoint, so an experiment that was killed goes on where
+    it was when it is called again.
 
     Args:
         yaml: the experiment, such as experiments/03_training/warmup.yaml; its paths start at the working directory.
-        smoke: only see that every variant works: two steps each with the first seed, no report but under runs/.
+        smoke: only see that every variant works: two steps each with the first seed, in this process; no report but
+            under runs/.
         out: directory of the report; by default beside the YAML, named as it.
+        parallel: runs at a time; those of this machine share its cores.
+        engine: local, ray or slurm.
+        engine_options: of ray: address, cpus, gpus; of slurm: submitit's parameters, such as
+            '{slurm_partition: gpu, timeout_min: 60, gpus_per_node: 1}', and cluster: local to try without SLURM.
     """
     from lightning_gpt.experiments import collect_results, load_experiment, run_cells, write_report
+    from lightning_gpt.experiments.engines import InlineEngine, choose_engine
     from lightning_gpt.experiments.plan import RUNS, plan_cells
     from lightning_gpt.experiments.results import save_pictures, save_results
 
     path = Path(yaml)
     experiment = load_experiment(path)
-    # As Ctrl-C: the running cell saves, and is resumed by the next call.
+    where = choose_engine(engine, parallel, engine_options or {})
+    if smoke:
+        where = InlineEngine(_fit)
+    # As Ctrl-C: the running cells save, and are resumed by the next call.
     before = signal.signal(signal.SIGTERM, _stop)
-    cells = plan_cells(experiment, smoke=smoke)
+    try:
+        cells = plan_cells(experiment, smoke=smoke, check=_check)
+        run_cells(cells, experiment.metrics[0], where)
+    finally:
+        signal.signal(signal.SIGTERM, before)
     directory = Path(out) if out else path.with_suffix("")
     if smoke and not out:
         directory = RUNS / "smoke" / experiment.chapter / experiment.name / "report"
-    try:
-        run_cells(cells, experiment.metrics[0])
-    finally:
-        signal.signal(signal.SIGTERM, before)
     results = collect_results(experiment, cells, f"lightning-gpt experiment run {path.as_posix()}")
     save_results(results, directory)
     save_pictures(cells, directory)
     print(write_report(results, directory))
+
+
+def _fit(arguments: list[str]) -> None:
+    from lightning_gpt.cli.training import run_training
+
+    run_training(arguments[0], arguments[1:])
+
+
+def _check(configs: Sequence[Path], settings: dict[str, Any]) -> None:
+    import tempfile
+
+    import yaml
+
+    from lightning_gpt.cli.settings_check import parsed_settings
+
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+        yaml.safe_dump(settings, file)
+        file.flush()
+        parsed_settings(configs, file.name)
 
 
 def report_command(yaml: str, out: str | None = None) -> None:

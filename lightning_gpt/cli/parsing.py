@@ -95,9 +95,12 @@ class ClearErrorParser(ArgumentParser):
         """Prints one line and exits with 2."""
         if not self.exit_on_error:
             super().error(message, ex)
+        print(f"lightning-gpt: error: {self.in_one_line(message)}", file=sys.stderr)
+        raise SystemExit(2)
+
+    def in_one_line(self, message: str) -> str:
+        """What is wrong, with the nearest name."""
         text, class_path = distill(str(message))
         if len(text) > 1200:
             text = text[:1200] + " ..."
-        text += hint(text, class_path, parser_keys(self))
-        print(f"lightning-gpt: error: {text}", file=sys.stderr)
-        raise SystemExit(2)
+        return text + hint(text, class_path, parser_keys(self))

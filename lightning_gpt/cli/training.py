@@ -173,6 +173,21 @@ class TrainingCLI(LightningCLI):
         return [board, jsonl]
 
 
+CLI_SETTINGS: dict[str, Any] = {
+    "model_class": LightningModule,
+    "datamodule_class": LightningDataModule,
+    "subclass_mode_model": True,
+    "subclass_mode_data": True,
+    "auto_configure_optimizers": False,
+    "seed_everything_default": 1337,
+    "save_config_callback": SaveConfigCallback,
+    "save_config_kwargs": {"overwrite": True},
+    "parser_class": TrainingParser,
+    "parser_kwargs": {"prog": "lightning-gpt", "allow_abbrev": False},
+}
+"""Of LightningCLI, for all verbs."""
+
+
 def check_yaml_files(args: list[str]) -> None:
     """Names the file of -c/--config that is no YAML mapping; the parser's own message would not.
 
@@ -209,19 +224,7 @@ def run_training(verb: str, args: list[str]) -> TrainingCLI:
     check_yaml_files(args)
     TrainingCLI.verb = verb
     try:
-        cli = TrainingCLI(
-            LightningModule,
-            LightningDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            auto_configure_optimizers=False,
-            seed_everything_default=1337,
-            save_config_callback=SaveConfigCallback,
-            save_config_kwargs={"overwrite": True},
-            parser_class=TrainingParser,
-            parser_kwargs={"prog": "lightning-gpt", "allow_abbrev": False},
-            args=[verb, *with_nulls_as_config(args)],
-        )
+        cli = TrainingCLI(**CLI_SETTINGS, args=[verb, *with_nulls_as_config(args)])
     except Interrupted as stop:
         if rank_zero_only.rank == 0:
             print(stop.message, file=sys.stderr)

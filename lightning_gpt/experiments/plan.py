@@ -4,6 +4,7 @@ import hashlib
 import inspect
 import json
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,15 @@ class Cell:
         return self.max_steps * self.tokens_per_step * self.flops_per_token
 
 
-def plan_cells(experiment: Experiment, runs: Path = RUNS, smoke: bool = False) -> list[Cell]:
+ONLY_SHOWN = ("run", "progress", "curve", "diagnosis")
+"""Groups of settings that decide what is shown and kept of a run, not its numbers."""
+Check = Callable[[Sequence[Path], dict[str, Any]], None]
+"""Configuration files and nested settings laid over them -> ValueError unless training would take them."""
+
+
+def plan_cells(
+    experiment: Experiment, runs: Path = RUNS, smoke: bool = False, check: Check | None = None
+) -> list[Cell]:
     """All cells, seed by seed, so that a run stopped half-way has whole comparisons.
 
     Corpora that the experiment asks for are prepared, or found ready.
@@ -68,10 +77,18 @@ def plan_cells(experiment: Experiment, runs: Path = RUNS, smoke: bool = False) -
         experiment: the checked file.
         runs: where run directories go: <runs>/<chapter>/<name>/<variant>/seed_<n>.
         smoke: two steps per variant with the first seed, beside the real runs.
+        check: of each variant's settings, before a corpus is prepared or anything runs.
 
     Raises:
-        ValueError: a corpus or a budget that cannot be, variants that are not as equal as asked; one line.
+        ValueError: settings that training does not have, a corpus or a budget that cannot be, variants that are not as
+            equal as asked; one line.
     """
+    placeholder = {"data.init_args.data_dir": str(CORPORA)} if experiment.prepare else {}
+    for variant in experiment.variants.values() if check else ():
+        try:
+            check(experiment.configs, nested({**placeholder, **_dotted(experiment, variant, smoke)}))
+        except ValueError as error:
+            raise ValueError(f"{experiment.path}: variants.{variant.name}: {error}") from None
     root = runs / ("smoke" if smoke else "") / experiment.chapter / experiment.name
     bases = [read_yaml(path) for path in experiment.configs]
     chosen = list(experiment.variants.values())
@@ -97,10 +114,16 @@ class _Resolved:
     network: GPTConfig | None
 
 
+def _dotted(experiment: Experiment, variant: Variant, smoke: bool) -> dict[str, Any]:
+    """Settings of fit that the file makes for a variant."""
+    only_smoke = checked_settings("smoke", experiment.smoke if smoke else None)[0]
+    return {**QUIET, **experiment.overrides, **variant.overrides, **only_smoke}
+
+
 def _resolve(experiment: Experiment, variant: Variant, bases: list[dict[str, Any]], smoke: bool) -> _Resolved:
-    only_smoke, smoke_prepare = checked_settings("smoke", experiment.smoke if smoke else None)
-    dotted = {**QUIET, **experiment.overrides, **variant.overrides, **only_smoke}
-    corpus_settings = {**experiment.prepare, **variant.prepare, **smoke_prepare}
+    dotted = _dotted(experiment, variant, smoke)
+    only_smoke = checked_settings("smoke", experiment.smoke if smoke else None)[1]
+    corpus_settings = {**experiment.prepare, **variant.prepare, **only_smoke}
     if corpus_settings:
         dotted["data.init_args.data_dir"] = str(prepare_corpus(corpus_settings))
     tree: dict[str, Any] = {}
@@ -206,9 +229,10 @@ def _count_steps(
 def _cell(experiment: Experiment, variant: _Resolved, seed: int, root: Path, bases: list[dict[str, Any]]) -> Cell:
     directory = root / variant.name / f"seed_{seed}"
     settings = nested({**variant.dotted, "seed_everything": seed})
+    deciding = {key: value for key, value in variant.dotted.items() if key.partition(".")[0] not in ONLY_SHOWN}
     decisive = {
-        "configs": bases,
-        "settings": settings,
+        "configs": [{key: value for key, value in base.items() if key not in ONLY_SHOWN} for base in bases],
+        "settings": nested({**deciding, "seed_everything": seed}),
         "corpus": variant.fingerprint,
         "version": lightning_gpt.__version__,
     }

@@ -11,9 +11,9 @@ from typing import Any
 
 from lightning_gpt.data.corpus_meta import CorpusMeta
 from lightning_gpt.data.tokenizer_source import load_tokenizer
+from lightning_gpt.experiments.cell_run import metrics_of, read_state
 from lightning_gpt.experiments.comparisons import comparisons_json
 from lightning_gpt.experiments.plan import Cell, budget_in_words
-from lightning_gpt.experiments.runner import metrics_of, read_state
 from lightning_gpt.experiments.spec import Experiment
 
 PACKAGES = ("lightning_gpt", "torch", "lightning", "numpy", "tokenizers", "bitsandbytes")

@@ -4,9 +4,9 @@ import pytest
 
 from lightning_gpt.cli.experiment import report_command, run_command
 from lightning_gpt.experiments import collect_results, load_experiment, run_cells, write_report
+from lightning_gpt.experiments.cell_run import STATE_FILE, CellState, metrics_of, read_state, write_state
 from lightning_gpt.experiments.plan import plan_cells
 from lightning_gpt.experiments.results import save_pictures
-from lightning_gpt.experiments.runner import STATE_FILE, CellState, _write, metrics_of, read_state
 
 
 def finish(cell, losses, status="done"):
@@ -15,31 +15,57 @@ def finish(cell, losses, status="done"):
     run.mkdir(parents=True)
     rows = [{"step": 2 * (n + 1), "val/loss": loss} for n, loss in enumerate(losses)]
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    _write(cell, CellState(cell.config_hash, status, seconds=1.0, peak_memory_bytes=1))
+    write_state(cell, CellState(cell.config_hash, status, seconds=1.0, peak_memory_bytes=1))
 
 
 def test_one_variant_through_a_real_process(write_experiment, tmp_path, capsys):
     path = write_experiment()
-    run_command(str(path), smoke=True)
-    shown = capsys.readouterr()
-    assert "cell 1/1  one seed 1" in shown.err
-    root = tmp_path / "runs/experiments/smoke/01_chapter/trial"
-    results = json.loads((root / "report" / "results.json").read_text())
+    run_command(str(path))
+    assert "cell 1/1  one seed 1: val/loss 5." in capsys.readouterr().err
+    out = tmp_path / "01_chapter/trial"
+    results = json.loads((out / "results.json").read_text())
     (cell,) = results["cells"]
-    assert (cell["status"], cell["steps"], cell["tokens"]) == ("done", 2, 32)
-    assert 5 < cell["final"]["val/loss"] < 6  # ln 256 = 5.55, before any learning
+    assert (cell["status"], cell["steps"], cell["tokens"]) == ("done", 4, 64)
+    assert 5 < cell["final"]["val/loss"] < 6  # ln 256 = 5.55, after hardly any learning
     assert cell["peak_memory_bytes"] > 2**26
-    assert "# Does it matter?" in (root / "report" / "report.md").read_text()
+    assert results["comparisons"] == {"val/loss": {}}
+    assert "# Does it matter?" in (out / "report.md").read_text()
 
-    state = root / "one" / "seed_1" / STATE_FILE
+    state = tmp_path / "runs/experiments/01_chapter/trial/one/seed_1" / STATE_FILE
     before = state.stat().st_mtime_ns
-    run_command(str(path), smoke=True)
+    run_command(str(path))
     assert "1 of 1 cells are finished already" in capsys.readouterr().err
     assert state.stat().st_mtime_ns == before
 
-    (root / "report" / "report.md").unlink()
-    report_command(str(path), out=str(root / "report"))
-    assert "# Does it matter?" in (root / "report" / "report.md").read_text()
+    (out / "report.md").unlink()
+    report_command(str(path))
+    assert "# Does it matter?" in (out / "report.md").read_text()
+
+
+def test_smoke_runs_two_steps_of_every_variant_in_this_process(write_experiment, tmp_path, capsys):
+    variants = {"a": {}, "b": {"model.init_args.config.norm": "rmsnorm"}}
+    run_command(str(write_experiment(variants=variants, seeds=[3, 4])), smoke=True)
+    root = tmp_path / "runs/experiments/smoke/01_chapter/trial"
+    results = json.loads((root / "report" / "results.json").read_text())
+    assert [(cell["variant"], cell["seed"], cell["steps"]) for cell in results["cells"]] == [("a", 3, 2), ("b", 3, 2)]
+    assert "run directory" in (root / "b" / "seed_3" / "fit.log").read_text()
+    assert "run directory" not in capsys.readouterr().err
+    assert not (tmp_path / "01_chapter" / "trial").exists()
+
+
+WRONG_SETTINGS = {
+    "trainer.max_stepz": "variants.one: .*does not accept option 'trainer.max_stepz' - did you mean",
+    "model.init_args.compil": "variants.one: model: Option 'compil' is not accepted - did you mean 'compile'",
+    "data.init_args.batchsize": "variants.one: data: Option 'batchsize' is not accepted - did you mean 'batch_size'",
+    "model.init_args.config.moe.expertz": "config.moe: Option 'expertz' is not accepted - did you mean 'experts'",
+}
+
+
+@pytest.mark.parametrize("setting, message", WRONG_SETTINGS.items(), ids=WRONG_SETTINGS)
+def test_a_setting_that_training_lacks_is_named_before_anything_runs(write_experiment, tmp_path, setting, message):
+    with pytest.raises(ValueError, match=message):
+        run_command(str(write_experiment(variants={"one": {setting: 3}})))
+    assert not (tmp_path / "runs").exists() and not (tmp_path / "data").exists()
 
 
 def test_finished_cells_count_only_under_their_settings(write_experiment):

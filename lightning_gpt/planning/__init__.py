@@ -1,0 +1,1 @@
+"""What a training run will take - parameters, tokens, memory, time, money - before it is started."""
