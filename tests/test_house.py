@@ -24,6 +24,7 @@ FLOORS = {
     "inference": 2,
     "tasks": 3,
     "callbacks": 3,
+    "planning": 3,
     "experiments": 4,
     "cli": 5,
 }

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import torch
 
+from lightning_gpt.cli.plan_fit import plan_fit
+from lightning_gpt.cli.plan_scaling import plan_scaling
 from lightning_gpt.nn import GPTConfig, flops
 from lightning_gpt.nn.presets import PRESETS
 
@@ -90,5 +92,5 @@ def plan_model(model: str, context: int | None = None) -> None:
         print(f"  {name:<{width}}  {value}")
 
 
-PLANS = {"model": plan_model}
+PLANS = {"model": plan_model, "scaling": plan_scaling, "fit": plan_fit}
 """Subcommand -> function, in the form that jsonargparse takes."""

@@ -1,1 +1,1 @@
-"""What a training run will take - parameters, tokens, memory, time, money - before it is started."""
+"""Plans before money is spent: scaling laws, memory, time and cost."""
