@@ -1,6 +1,8 @@
 """Errors of the command line and of YAML files in one line, with the nearest name for a typing mistake."""
 
 import inspect
+import itertools
+import json
 import sys
 from collections.abc import Callable
 
@@ -59,6 +61,25 @@ def with_named_positionals(command: Callable | dict, args: list[str]) -> list[st
         else:
             rest.append(argument)
     return rest + [named[name] for name in required if name in named]
+
+
+def with_listed_positionals(command: Callable | dict, args: list[str]) -> list[str]:
+    """Command line in which `a b c` may be said for the one positional list of a verb, which jsonargparse reads as one
+    word, ["a", "b", "c"].
+
+    Args:
+        command: the verb's function, or its subcommands' by name.
+        args: what follows the verb; the words of the list stand before the first option.
+    """
+    if isinstance(command, dict):
+        if not args or args[0] not in command:
+            return args
+        return [args[0], *with_listed_positionals(command[args[0]], args[1:])]
+    required = [one for one in inspect.signature(command).parameters.values() if one.default is inspect.Parameter.empty]
+    words = list(itertools.takewhile(lambda word: not word.startswith("-"), args))
+    if [one.annotation for one in required] != [list[str]] or not words or words[0].startswith("["):
+        return args
+    return [json.dumps(words), *args[len(words) :]]
 
 
 def with_nulls_as_config(args: list[str]) -> list[str]:

@@ -51,7 +51,12 @@ def _sizes(fit: ScalingFit, axes) -> None:
             held = runs[i] in fit.held
             axes.scatter(sizes[i], runs[i].loss, s=28, color=color, marker="D" if held else "o", zorder=3)
     what = "all" if fit.law.counts == "all" else "without embeddings"
-    axes.set(xscale="log", xlabel=f"parameters ({what})", ylabel="nats a token", title="Loss and fitted law")
+    axes.set(
+        xscale="log",
+        xlabel=f"parameters ({what})",
+        ylabel="nats a token",
+        title="Loss and fitted law (diamond: held out)",
+    )
     axes.legend(fontsize=8)
 
 
@@ -70,7 +75,7 @@ def _profiles(fit: ScalingFit, axes) -> None:
         if one.inside:
             axes.scatter(one.best_size, one.loss(one.best_size), s=130, marker="*", color=color, edgecolor="black")
     how = "read between runs" if profiles[0].interpolated else "measured"
-    title = f"Iso-FLOP profiles ({how}); dotted: law, star: minimum"
+    title = f"Iso-FLOP ({how}; dotted: law, star: minimum)"
     axes.set(xscale="log", xlabel="parameters", ylabel="nats a token", title=title)
     axes.legend(fontsize=8)
 

@@ -156,18 +156,15 @@ def check_grid(parameters, tokens) -> None:
         ValueError: too few runs, sizes or token counts; says which constant is lost and what to add.
     """
     sizes, amounts = len(set(np.round(np.log(parameters), 3))), len(set(np.round(np.log(tokens), 2)))
-    for levels, other, what, lost, field in (
-        (sizes, amounts, "size", "A and alpha", "parameters"),
-        (amounts, sizes, "number of tokens", "B and beta", "tokens"),
-    ):
+    for levels, lost, field in ((sizes, "A and alpha", "parameters"), (amounts, "B and beta", "tokens")):
         if levels < LEAST_LEVELS:
-            have = f"one {what}" if levels == 1 else f"{levels} {what}s" if what == "size" else f"{levels} numbers"
+            have = f"all have the same {field}" if levels == 1 else f"there are only {levels} different {field}"
             raise ValueError(
-                f"runs: {have} of {field} cannot tell {lost}, nor E from them: the law needs runs of at least "
-                f"{LEAST_LEVELS} different {field} (and there are {other} of the other)"
+                f"runs: {have}, so {lost} cannot be found, nor E, which cannot be told from them: give runs of at least "
+                f"{LEAST_LEVELS} different {field}"
             )
     if len(parameters) < LEAST_RUNS:
-        raise ValueError(f"runs: {len(parameters)} of them cannot tell five constants: give at least {LEAST_RUNS}")
+        raise ValueError(f"runs: {len(parameters)} of them cannot tell five constants apart: give at least {LEAST_RUNS}")
 
 
 def resamples(groups: list, count: int, seed: int) -> Iterator[np.ndarray]:

@@ -1,7 +1,7 @@
 """Iso-FLOP profiles (Hoffmann et al., 2022, section 3.2): at each budget a parabola of the loss in log N, its minimum
 the best size; through the minima N_opt ~ C^a.
 
-Where the runs were not made at equal FLOPs, each size's loss at a budget is read between its own runs: log loss over
+Where few runs were made at equal FLOPs, each size's loss at a budget is read between its own runs: log loss over
 log FLOPs by monotone cubic interpolation (Fritsch & Carlson, 1980), never beyond them. This is what a grid of sizes and
 token counts has to offer.
 """
@@ -71,7 +71,9 @@ def isoflop(sizes: Sequence[float], flops: Sequence[float], losses: Sequence[flo
         losses: L (n).
     """
     sizes, flops, losses = (np.asarray(values, dtype=float) for values in (sizes, flops, losses))
-    profiles = _measured(sizes, flops, losses) or _between(sizes, flops, losses)
+    ways = [_measured(sizes, flops, losses), _between(sizes, flops, losses)]
+    # A grid of token counts may meet at a few budgets by chance: what shows more minima is taken, measured on a tie.
+    profiles = max(ways, key=lambda way: (sum(one.inside for one in way), len(way)))
     if not profiles:
         return None
     found = [(one.flops, one.best_size) for one in profiles if one.inside]

@@ -81,6 +81,7 @@ def read_runs(paths: list[str], metric: str = METRIC) -> tuple[list[Run], list[s
                 runs.append(run)
     if not runs:
         raise ValueError(f"runs: no finished run with {metric} in {', '.join(paths)}; " + "; ".join(warnings))
+    runs = list(dict.fromkeys(runs))  # a file that was named twice counts once
     return runs, warnings + corpus_warnings(runs)
 
 

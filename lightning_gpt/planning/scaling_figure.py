@@ -11,9 +11,22 @@ from lightning_gpt.planning.published import PUBLISHED, judge
 from lightning_gpt.planning.scaling_plan import ScalingPlan
 
 COLORS = {"under-trained": "tab:red", "about optimal": "tab:green", "over-trained": "tab:blue"}
-SHOWN = {"GPT-3 175B", "Gopher 280B", "MT-NLG 530B", "PaLM 540B", "Chinchilla 70B", "LLaMA 7B", "LLaMA 65B"}
-SHOWN |= {"LLaMA 2 70B", "LLaMA 3 8B", "LLaMA 3 70B", "LLaMA 3.1 405B", "SmolLM2 1.7B"}
-"""Models that get their name: the others' would lie over these."""
+LABELS = {
+    "GPT-3 175B": ((-6, 0), (-7, -3)),
+    "Gopher 280B": ((-6, 0), None),
+    "MT-NLG 530B": ((-6, 3), (6, -3)),
+    "PaLM 540B": ((6, 2), (6, 7)),
+    "Chinchilla 70B": ((-6, 3), (-7, -10)),
+    "LLaMA 7B": ((-6, -3), (-7, -3)),
+    "LLaMA 65B": ((-6, -9), None),
+    "LLaMA 2 7B": ((6, -9), (6, 2)),
+    "LLaMA 2 70B": ((6, -9), None),
+    "LLaMA 3 8B": ((6, -3), (6, 4)),
+    "LLaMA 3 70B": ((6, -3), (6, 3)),
+    "LLaMA 3.1 405B": ((6, -8), (4, 6)),
+    "SmolLM2 1.7B": ((6, -3), (6, 2)),
+}
+"""Models that get their name, and where it stands from the point in each panel: the others' would lie over these."""
 
 
 def draw_frontier(path: Path, law: ParametricLaw = BESIROGLU, plan: ScalingPlan | None = None) -> Path:
@@ -46,12 +59,13 @@ def draw_frontier(path: Path, law: ParametricLaw = BESIROGLU, plan: ScalingPlan 
         if isinstance(one, ParametricLaw):
             losses = [one.frontier_loss(c) for c in flops]
             right.plot(flops, losses, color=color, linestyle=style, linewidth=1.2, label=f"least loss, {name}")
-    for number, (model, one) in enumerate(judged):
-        for axes, value in ((left, one.parameters), (right, one.loss)):
+    for model, one in judged:
+        places = LABELS.get(model.name, (None, None))
+        for axes, value, place in ((left, one.parameters, places[0]), (right, one.loss, places[1])):
             axes.scatter(one.flops, value, s=24, color=COLORS[one.verdict], zorder=3)
-            if model.name in SHOWN:
-                shift = (5, 4) if number % 2 else (5, -9)
-                axes.annotate(model.name, (one.flops, value), fontsize=7, xytext=shift, textcoords="offset points")
+            if place:
+                side = {"ha": "right" if place[0] < 0 else "left", "fontsize": 7.5, "textcoords": "offset points"}
+                axes.annotate(model.name, (one.flops, value), xytext=place, **side)
     if plan is not None:
         for axes, value in ((left, plan.parameters), (right, plan.loss()[0])):
             axes.scatter(plan.training_flops, value, s=160, marker="*", color="gold", edgecolor="black", zorder=4)

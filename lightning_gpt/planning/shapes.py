@@ -2,10 +2,12 @@
 
 import math
 from dataclasses import replace
+from functools import cache
 from itertools import pairwise
 from typing import Literal
 
 from lightning_gpt.nn import GPTConfig
+from lightning_gpt.nn.config import GATED
 from lightning_gpt.nn.flops import body_parameters, parameters
 from lightning_gpt.nn.presets import PRESETS
 from lightning_gpt.planning.laws import Count
@@ -23,6 +25,8 @@ TIED_BELOW = 2e9
 """Parameters below which a llama's head shares the embedding, as LLaMA 3.2 1B's does and LLaMA 7B's does not."""
 TOLERANCE = 0.03
 """How far the exact count may lie from what was asked for."""
+WIDEST = 0.2
+"""By which share a feed-forward may differ from the usual to meet a size."""
 SMALLEST = 1e4
 DEEPEST = 200
 """Layers at most."""
@@ -30,10 +34,7 @@ DEEPEST = 200
 
 def aspect_ratio(style: Style, size: float) -> float:
     """Width per layer of a style at a number of parameters without embeddings."""
-    points = sorted(
-        (math.log(body_parameters(config)), config.n_embd / config.n_layer)
-        for config in map(PRESETS.__getitem__, MODELS[style])
-    )
+    points = _proportions(style)
     at = math.log(size)
     if at <= points[0][0]:
         return points[0][1]
@@ -41,6 +42,13 @@ def aspect_ratio(style: Style, size: float) -> float:
         if at <= x1:
             return y0 + (y1 - y0) * (at - x0) / (x1 - x0)
     return points[-1][1]
+
+
+@cache
+def _proportions(style: Style) -> list[tuple[float, float]]:
+    """(log of the parameters without embeddings, width per layer) of a style's presets, ascending."""
+    configs = map(PRESETS.__getitem__, MODELS[style])
+    return sorted((math.log(body_parameters(config)), config.n_embd / config.n_layer) for config in configs)
 
 
 def count_parameters(config: GPTConfig, count: Count) -> int:
@@ -68,7 +76,8 @@ def find_shape(
 
     Args:
         size: parameters that are wanted.
-        style: llama (rotary positions, RMSNorm, SwiGLU of 8/3, no biases) or gpt (GPT-2's parts, feed-forward of 4).
+        style: llama (rotary positions, RMSNorm, SwiGLU of about 8/3, no biases) or gpt (GPT-2's parts, feed-forward of
+            about 4).
         vocab: ids of the vocabulary; None = by size, see VOCABULARIES.
         context: tokens of a window; None = by size.
         count: what `size` counts.
@@ -104,20 +113,23 @@ def find_shape(
 
 
 def _nearest(base: GPTConfig, size: float, style: Style, count: Count) -> GPTConfig | None:
-    """Least of (error of the size / 1%)^2 + (ratio of the proportions, in logarithms, / 0.3)^2."""
+    """Least of (error of the size / 1%)^2 + (skew of width per layer / 0.3)^2 + (skew of the feed-forward / 0.1)^2,
+    skews in logarithms."""
     best, least = None, math.inf
     for layers in range(1, DEEPEST + 1):
-        for config in _of_depth(base, layers, size, count):
-            body = body_parameters(config)
+        for config, usual in _of_depth(base, layers, size, count):
             error = math.log(count_parameters(config, count) / size) / 0.01
-            skew = math.log(config.n_embd / layers / aspect_ratio(style, body)) / 0.3
-            if error**2 + skew**2 < least:
-                best, least = config, error**2 + skew**2
+            aspect = config.n_embd / layers / aspect_ratio(style, body_parameters(config))
+            cost = error**2 + (math.log(aspect) / 0.3) ** 2 + (math.log(config.hidden_size / usual) / 0.1) ** 2
+            if cost < least:
+                best, least = config, cost
     return best
 
 
-def _of_depth(base: GPTConfig, layers: int, size: float, count: Count) -> list[GPTConfig]:
-    """The two widths of so many layers around a size: 12 layers width^2 + rows width = size, rows of embeddings."""
+def _of_depth(base: GPTConfig, layers: int, size: float, count: Count) -> list[tuple[GPTConfig, int]]:
+    """Networks of so many layers near a size, and the usual feed-forward of each: the two widths around the solution of
+    12 layers width^2 + rows width = size, rows of the embeddings, as they are and with a feed-forward that makes up for
+    what is missing."""
     rows = 0.0
     if count == "all":
         rows = base.vocab_size * (1 if base.tie_embeddings else 2)
@@ -125,5 +137,15 @@ def _of_depth(base: GPTConfig, layers: int, size: float, count: Count) -> list[G
     width = (math.sqrt(rows**2 + 48 * layers * size) - rows) / (24 * layers)
     head = head_width(round(width))
     step = 2 * head if width >= 512 else head  # an even number of heads divides over devices
-    widths = {max(1, math.floor(width / step)) * step, math.ceil(width / step) * step}
-    return [replace(base, n_layer=layers, n_embd=w, n_head=w // head, ffn_multiple=min(64, head)) for w in widths]
+    found = []
+    for w in {max(1, math.floor(width / step)) * step, math.ceil(width / step) * step}:
+        config = replace(base, n_layer=layers, n_embd=w, n_head=w // head, ffn_multiple=min(64, head))
+        usual = config.hidden_size
+        matrices = 3 if config.feed_forward in GATED else 2
+        missing = (size - count_parameters(config, count)) / (layers * matrices * w)
+        multiple = config.ffn_multiple
+        hidden = round((usual + missing) / multiple) * multiple
+        found.append((config, usual))
+        if abs(hidden / usual - 1) <= WIDEST:
+            found.append((replace(config, ffn_hidden=hidden), usual))
+    return found
