@@ -86,7 +86,7 @@ def _published(law, budget: bool, figure: str | None, out: str | None, command: 
     from lightning_gpt.planning.published import ABOUT, published_table
 
     if budget:
-        raise ValueError("--published is a table of its own: leave the budget out")
+        raise ValueError("published is a table of its own: leave the budget out")
     if not isinstance(law, ParametricLaw):
         raise ValueError(f"law={law.name} tells no loss: use besiroglu, hoffmann, hoffmann-rounded or a fit.json")
     table = published_table(law)

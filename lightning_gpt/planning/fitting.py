@@ -160,11 +160,13 @@ def check_grid(parameters, tokens) -> None:
         if levels < LEAST_LEVELS:
             have = f"all have the same {field}" if levels == 1 else f"there are only {levels} different {field}"
             raise ValueError(
-                f"runs: {have}, so {lost} cannot be found, nor E, which cannot be told from them: give runs of at least "
-                f"{LEAST_LEVELS} different {field}"
+                f"runs: {have}, so {lost} cannot be found, nor E, which cannot be told from them: give runs "
+                f"of at least {LEAST_LEVELS} different {field}"
             )
     if len(parameters) < LEAST_RUNS:
-        raise ValueError(f"runs: {len(parameters)} of them cannot tell five constants apart: give at least {LEAST_RUNS}")
+        raise ValueError(
+            f"runs: {len(parameters)} of them cannot tell five constants apart: give at least {LEAST_RUNS}"
+        )
 
 
 def resamples(groups: list, count: int, seed: int) -> Iterator[np.ndarray]:

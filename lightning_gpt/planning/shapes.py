@@ -89,8 +89,9 @@ def find_shape(
         raise ValueError(f"params={size:g}: shapes start at {SMALLEST:g} parameters")
     if style not in MODELS:
         raise ValueError(f"style={style!r} is unknown: use one of {', '.join(MODELS)}")
-    if vocab is not None and vocab < 1:
-        raise ValueError(f"vocab={vocab} must be at least 1")
+    for name, value in (("vocab", vocab), ("context", context)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name}={value} must be at least 1")
     base = PRESETS["llama-125m" if style == "llama" else "gpt2"]
     tied = style == "gpt" or size < TIED_BELOW
     base = replace(base, block_size=context or default_context(size), tie_embeddings=tied, ffn_multiple=8)

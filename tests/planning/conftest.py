@@ -42,6 +42,18 @@ def grid_results(noise: float = 0.003, seeds: int = 1, sizes=SIZES, tokens=TOKEN
 
 
 @pytest.fixture
+def grid():
+    """grid(noise=0.003, seeds=1, sizes=SIZES, tokens=TOKENS, body=True): content of a results.json."""
+    return grid_results
+
+
+@pytest.fixture
+def planted():
+    """The constants, and planted["loss"](N, D)."""
+    return {**PLANTED, "loss": planted_loss}
+
+
+@pytest.fixture
 def write_results(tmp_path):
     """write_results(results): the path of a results.json with it."""
 
