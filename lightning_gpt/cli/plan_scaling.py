@@ -44,7 +44,7 @@ def plan_scaling(
     """
     said = {**locals()}
     from lightning_gpt.cli.command_line import command_line
-    from lightning_gpt.planning.accelerators import Machine, find_accelerator, parse_machine
+    from lightning_gpt.planning.accelerators import check_utilisation, parse_machine
     from lightning_gpt.planning.fit_file import open_law
     from lightning_gpt.planning.laws import BESIROGLU, ParametricLaw
     from lightning_gpt.planning.scaling_plan import Budget, make_plan, plan_text
@@ -54,7 +54,7 @@ def plan_scaling(
     if published:
         _published(chosen, any(one is not None for one in (flops, gpus, days, params, tokens)), figure, out, command)
         return
-    Machine(find_accelerator("h100"), 1, utilisation)  # says what is wrong with it, whatever it is for
+    check_utilisation(utilisation)
     if gpus is None:
         for name, value in (("days", days), ("price", price), ("peak_flops", peak_flops)):
             if value is not None:

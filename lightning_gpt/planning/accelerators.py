@@ -72,6 +72,19 @@ def find_accelerator(name: str) -> Accelerator:
     raise ValueError(f"gpus: accelerator {name!r} is unknown{hint} (known: {', '.join(ACCELERATORS)})")
 
 
+def check_utilisation(utilisation: float) -> None:
+    """Whether it is a share.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if not 0 < utilisation <= 1:
+        raise ValueError(
+            f"utilisation={utilisation:g} is no share of the peak: use 0 < utilisation <= 1 "
+            "(0.3 to 0.5 is usual for large runs)"
+        )
+
+
 @dataclass(frozen=True)
 class Machine:
     """Some devices of one kind, and how well they are used."""
@@ -84,11 +97,7 @@ class Machine:
     def __post_init__(self) -> None:
         if self.devices < 1:
             raise ValueError(f"gpus: {self.devices} devices, at least 1 is needed")
-        if not 0 < self.utilisation <= 1:
-            raise ValueError(
-                f"utilisation={self.utilisation:g} is no share of the peak: use 0 < utilisation <= 1 "
-                "(0.3 to 0.5 is usual for large runs)"
-            )
+        check_utilisation(self.utilisation)
         peak = self.accelerator.peak_flops
         if not (math.isfinite(peak) and peak > 0):
             raise ValueError(

@@ -19,6 +19,7 @@ def draw_fit(fit: ScalingFit, path: Path) -> Path:
         path: a PNG.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter
 
     figure = Figure(figsize=(12, 9.5), layout="constrained")
     panels = figure.subplots(2, 2)
@@ -27,6 +28,7 @@ def draw_fit(fit: ScalingFit, path: Path) -> Path:
     _frontier(fit, panels[1][0])
     _outcome(fit, panels[1][1])
     for axes in panels.flat:
+        axes.xaxis.set_minor_formatter(NullFormatter())  # a range below a decade is written full otherwise
         axes.grid(alpha=0.3, which="both")
     return save_figure(figure, path)
 
@@ -64,7 +66,7 @@ def _profiles(fit: ScalingFit, axes) -> None:
     """Parabolas of each budget, their minima, and the law's iso-FLOP curves."""
     if fit.isoflop is None:
         axes.text(0.5, 0.5, "no budget has three sizes", ha="center", transform=axes.transAxes)
-        axes.set(title="Iso-FLOP profiles")
+        axes.set(title="Iso-FLOP profiles", xticks=[], yticks=[])
         return
     profiles = fit.isoflop.profiles
     for one, color in zip(profiles, _colors(np.arange(1, len(profiles) + 1)).values()):

@@ -22,9 +22,9 @@ def constants_table(fit: ScalingFit) -> str:
     """Each constant with its interval, beside the published ones."""
     lines = [f"| constant | | own | 95% interval | {BESIROGLU.name} | {HOFFMANN.name} |", "|---|---|---|---|---|---|"]
     for name in CONSTANTS:
-        low, high = fit.interval(name)
-        others = " | ".join(f"{getattr(law, name):.4g}" for law in (BESIROGLU, HOFFMANN))
-        lines.append(f"| {name} | {MEANS[name]} | {getattr(fit.law, name):.4g} | {low:.4g} to {high:.4g} | {others} |")
+        values = [getattr(fit.law, name), *fit.interval(name), getattr(BESIROGLU, name), getattr(HOFFMANN, name)]
+        own, low, high, *others = (f"{value if abs(value) > 1e-6 else 0:.4g}" for value in values)
+        lines.append(f"| {name} | {MEANS[name]} | {own} | {low} to {high} | {' | '.join(others)} |")
     return "\n".join(lines)
 
 
@@ -42,6 +42,8 @@ def predictions_table(fit: ScalingFit) -> str:
 
 def power_law_lines(fit: ScalingFit) -> str:
     """L(N) and L(D), one a line."""
+    if not fit.power_laws:
+        return "Neither the longest runs nor those of the largest network are three: no power law of one quantity."
     symbols = {"parameters": "N", "tokens": "D"}
     return "\n".join(
         f"- L({symbols[one.of]}) = ({one.scale:.3g} / {symbols[one.of]})^{one.exponent:.4f} at {one.at}, {one.points} "
@@ -99,8 +101,7 @@ def report_text(fit: ScalingFit, command: str, metric: str, figure: str | None) 
     if figure:
         parts.append(f"![Loss over size, iso-FLOP profiles, frontier, predicted and measured]({figure})")
     parts += ["## Iso-FLOP profiles", isoflop_lines(fit)]
-    if fit.power_laws:
-        parts += ["## Power laws of one quantity", power_law_lines(fit)]
+    parts += ["## Power laws of one quantity", power_law_lines(fit)]
     parts += ["## Runs", runs_table(fit)]
     return "\n\n".join(parts) + "\n"
 

@@ -219,13 +219,17 @@ def bootstrap(
 
 
 def around(theta: np.ndarray, data: Data) -> np.ndarray:
-    """(3, 5): the fit, and the fit with both exponents smaller and larger, its terms unchanged in the middle."""
+    """(3, 5): the fit, and the fit with both exponents smaller and larger, its terms unchanged in the middle.
+
+    E starts at a tenth of the least loss or above: from 0, where the runs may have put it, its logarithm has no slope.
+    """
     mean = np.array([data.log_n.mean(), data.log_d.mean()])
-    starts = [theta]
-    for factor in (0.6, 1.5):
+    starts = []
+    for factor in (1.0, 0.6, 1.5):
         other = theta.copy()
         other[3:] *= factor
         other[:2] += (other[3:] - theta[3:]) * mean
+        other[2] = max(other[2], data.log_l.min() + np.log(0.1))
         starts.append(other)
     return np.stack(starts)
 

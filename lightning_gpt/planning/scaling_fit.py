@@ -157,6 +157,11 @@ def fit_runs(
     losses = [run.loss for run in runs]
     if min(law.alpha, law.beta) <= 0:
         warnings.append(f"alpha={law.alpha:.3g}, beta={law.beta:.3g}: a loss that rises is no law, see the points")
+    if fit.interval("E")[0] < 0.05 * min(losses):
+        warnings.append(
+            f"E cannot be told from 0 by losses of {min(losses):.3g} and more: what the law says far beyond the runs "
+            "may be too low"
+        )
     return replace(
         fit,
         predictions=predictions,

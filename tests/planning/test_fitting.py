@@ -134,6 +134,17 @@ def test_intervals_cover_the_planted_truth_about_as_often_as_they_say():
     assert 0.70 * 3 * tries <= total <= 3 * tries, covered
 
 
+def test_resampled_fits_leave_an_entropy_of_zero():
+    """Runs far above E put it at 0, where its logarithm has no slope: the resamples must still find what they say."""
+    data = grid(ParametricLaw("far", 0.3, 8.0, 60.0, 0.12, 0.25), noise=0.004, seed=5)
+    theta, _ = fit_theta(data)
+    stuck = theta.copy()
+    stuck[2] = -40.0
+    free, held = (bootstrap(data, list(range(30)), start, 15, seed=1) for start in (theta, stuck))
+    assert np.exp(held[:, 2]).max() > 0.2
+    assert np.allclose(np.exp(free[:, 2]), np.exp(held[:, 2]), atol=0.02)
+
+
 def test_cost_of_a_token():
     sizes, tokens = np.array([1e5, 1e6, 1e7]), np.array([1e6, 1e7, 1e8])
     cost = fit_cost(sizes, tokens, 6 * sizes * tokens)
