@@ -8,7 +8,7 @@ by L-BFGS from a grid of starts and keep the best. LSE is log-sum-exp, so that a
 things are done to the same minimum:
 
 - The sum is divided by delta^2. It is of the order of 1e-6 otherwise, below what L-BFGS takes for converged: that is
-  what made the published fit stop early (Besiroglu et al., 2024, section 4).
+  what made the published fit stop early (Besiroglu et al., 2024).
 - log N and log D are centred inside, which makes a and alpha (b and beta) nearly independent of one another.
 - L-BFGS runs from 25 of the 4,500 starts, the one with the least objective of each (alpha, beta). On the 240 points
   that Besiroglu et al. read off a figure of Hoffmann et al. all 4,500 find the same minimum, in 28 s instead of 0.2.

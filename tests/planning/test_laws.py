@@ -88,7 +88,7 @@ def test_exponents_of_chinchillas_table_2(law, a, b):
 
 
 def test_the_refit_allocates_as_printed():
-    # Besiroglu et al., 2024, section 3: beta / (alpha + beta) = 0.5126
+    # Besiroglu et al., 2024: beta / (alpha + beta) = 0.5126
     assert pytest.approx(0.5126, abs=5e-5) == BESIROGLU.a
 
 
