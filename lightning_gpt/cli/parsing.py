@@ -82,6 +82,33 @@ def with_listed_positionals(command: Callable | dict, args: list[str]) -> list[s
     return [json.dumps(words), *args[len(words) :]]
 
 
+def with_stacked_configs(command: Callable | dict, args: list[str]) -> list[str]:
+    """Command line in which `-c a.yaml -c b.yaml` is said, as fit takes them, for a parameter `configs` that is a list.
+
+    Args:
+        command: the verb's function, or its subcommands' by name.
+        args: what follows the verb.
+    """
+    if isinstance(command, dict):
+        if not args or args[0] not in command:
+            return args
+        return [args[0], *with_stacked_configs(command[args[0]], args[1:])]
+    parameter = inspect.signature(command).parameters.get("configs")
+    if parameter is None or parameter.annotation != list[str]:
+        return args
+    rest, stacked, waiting = [], [], iter(args)
+    for argument in waiting:
+        option, equals, value = argument.partition("=")
+        if option not in ("-c", "--config"):
+            rest.append(argument)
+            continue
+        value = value if equals else next(waiting, None)
+        if value is None:
+            return args  # the parser says what is missing
+        stacked.append(value)
+    return [*([json.dumps(stacked)] if stacked else []), *rest]
+
+
 def with_nulls_as_config(args: list[str]) -> list[str]:
     """Command line in which `--model.config.moe null` is a `-c` with that one setting.
 

@@ -6,6 +6,7 @@ import torch
 
 from lightning_gpt.cli.plan_fit import plan_fit
 from lightning_gpt.cli.plan_scaling import plan_scaling
+from lightning_gpt.cli.plan_time import plan_time
 from lightning_gpt.nn import GPTConfig, flops
 from lightning_gpt.nn.presets import PRESETS
 
@@ -92,5 +93,5 @@ def plan_model(model: str, context: int | None = None) -> None:
         print(f"  {name:<{width}}  {value}")
 
 
-PLANS = {"model": plan_model, "scaling": plan_scaling, "fit": plan_fit}
+PLANS = {"model": plan_model, "scaling": plan_scaling, "fit": plan_fit, "time": plan_time}
 """Subcommand -> function, in the form that jsonargparse takes."""

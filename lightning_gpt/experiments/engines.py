@@ -170,9 +170,10 @@ class RayEngine:
                 (done, *_), _ = ray.wait(list(running))
                 cell = running.pop(done)
                 try:
-                    yield cell, ray.get(done)
-                except ray.exceptions.RayTaskError as error:
-                    yield cell, error.cause if isinstance(error.cause, Exception) else RuntimeError(str(error))
+                    outcome = ray.get(done)
+                except ray.exceptions.RayError as error:
+                    outcome = RuntimeError(f"{cell.variant} seed {cell.seed}: Ray lost it: {error}")
+                yield cell, outcome
         finally:
             for reference in running:
                 ray.cancel(reference)
@@ -219,22 +220,27 @@ class SlurmEngine:
         cell_of = dict(zip((job.job_id for job in jobs), cells))
         try:
             for job in helpers.as_completed(jobs):
-                error = job.exception()
-                if error is not None:
-                    lines = str(error).strip().splitlines()
-                    yield cell_of.pop(job.job_id), RuntimeError(lines[-1] if lines else type(error).__name__)
-                else:
-                    yield cell_of.pop(job.job_id), job.result()
+                cell = cell_of.pop(job.job_id)
+                try:
+                    outcome = job.result()
+                except Exception as error:  # submitit's own, and whatever the job could not say in time
+                    reason = " ".join(str(error).split())
+                    outcome = RuntimeError(f"{cell.variant} seed {cell.seed}: SLURM lost it: {reason}")
+                yield cell, outcome
         finally:
             for job in jobs:
                 if job.job_id in cell_of:
                     job.cancel()
 
 
-def _run_in(directory: str, cell: Cell, environment: dict[str, str]) -> CellState:
-    """run_cell from the directory that the experiment's paths start at."""
+def _run_in(directory: str, cell: Cell, environment: dict[str, str]) -> CellState | Exception:
+    """run_cell from the directory that the experiment's paths start at; its errors come back as values, since engines
+    wrap what is raised in words of their own."""
     os.chdir(directory)
-    return run_cell(cell, environment)
+    try:
+        return run_cell(cell, environment)
+    except (RuntimeError, ValueError, OSError) as error:
+        return error
 
 
 ENGINES: dict[str, Callable[..., Engine]] = {"local": LocalEngine, "ray": RayEngine, "slurm": SlurmEngine}

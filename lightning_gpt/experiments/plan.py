@@ -134,16 +134,16 @@ def _resolve(experiment: Experiment, variant: Variant, bases: list[dict[str, Any
     if data_dir is None:
         raise ValueError(f"{experiment.path}: no corpus: give `prepare`, or data.init_args.data_dir in the configs")
     meta = CorpusMeta.load(data_dir)
-    tokens_per_step, network = _tokens_per_step(tree), _network(tree, meta)
+    per_step, network = tokens_per_step(tree), network_of(tree, meta.tokenizer.vocab_size)
     flops_per_token = training_flops_per_token(network, network.block_size) if network else None
     if smoke:
         steps = interval = SMOKE_STEPS
         dotted |= {"trainer.limit_val_batches": 2, "trainer.log_every_n_steps": 1}
     else:
-        steps = _count_steps(experiment, variant, tokens_per_step, flops_per_token, meta)
+        steps = _count_steps(experiment, variant, per_step, flops_per_token, meta)
         interval = steps // experiment.validations
     dotted |= {"trainer.max_steps": steps, "trainer.val_check_interval": interval}
-    numbers = (meta.fingerprint, steps, tokens_per_step, flops_per_token, network)
+    numbers = (meta.fingerprint, steps, per_step, flops_per_token, network)
     return _Resolved(variant.name, dotted, data_dir, *numbers)
 
 
@@ -164,8 +164,12 @@ def _default(name: str) -> int:
     return inspect.signature(TokenData.__init__).parameters[name].default
 
 
-def _tokens_per_step(tree: dict[str, Any]) -> int | None:
-    """Tokens of one optimizer step, all devices together."""
+def tokens_per_step(tree: dict[str, Any]) -> int | None:
+    """Tokens of one optimizer step, all devices together.
+
+    Args:
+        tree: nested settings of fit; those that it lacks have their defaults. None: the number of devices is not fixed.
+    """
     windows = lookup(tree, "data.init_args.batch_size", _default("batch_size"))
     block_size = lookup(tree, "data.init_args.block_size", _default("block_size"))
     devices = lookup(tree, "trainer.devices", "auto")
@@ -176,13 +180,13 @@ def _tokens_per_step(tree: dict[str, Any]) -> int | None:
     return windows * block_size * devices * nodes * accumulate
 
 
-def _network(tree: dict[str, Any], meta: CorpusMeta) -> GPTConfig | None:
+def network_of(tree: dict[str, Any], vocab_size: int) -> GPTConfig | None:
     """As training will build it; its block size is the training window. None: not described by a GPTConfig."""
     fields = lookup(tree, "model.init_args.config")
     if not isinstance(fields, dict):
         return None
     block_size = lookup(tree, "data.init_args.block_size", _default("block_size"))
-    return GPTConfig.from_dict({**fields, "vocab_size": meta.tokenizer.vocab_size, "block_size": block_size})
+    return GPTConfig.from_dict({**fields, "vocab_size": vocab_size, "block_size": block_size})
 
 
 def _count_steps(

@@ -6,9 +6,9 @@ import re
 from dataclasses import dataclass, replace
 
 PRICES_OF = "May 2026"
-"""When `price` was looked up: on demand, without a contract, at clouds that rent out little else. The same card costs
-half at the cheapest and twice at the largest clouds, so give --price where money is at stake. A100, H100 and H200 are
-middles of published overviews, TPUs are their maker's list price, the others are rounder."""
+"""Age of `price`: on demand, without a contract, at clouds that rent out little else. A100, H100 and H200 are middles
+of published overviews; the others are rough and not looked up. The same card costs half at the cheapest and twice at
+the largest clouds, so give --price where money is at stake."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Accelerator:
     name: str
     title: str
     peak_flops: float
-    """Dense matrix products a second in bfloat16 (float16 where there is none), from the maker's data sheet; half of
+    """Dense matrix products a second in bfloat16 (float16 where there is none), as makers state it; half of
     what a sheet "with sparsity" says. 0 = must be measured."""
     memory: float
     """Bytes; 0 = unknown."""

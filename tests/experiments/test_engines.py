@@ -53,11 +53,11 @@ def test_a_failing_cell_is_named_by_every_engine(write_experiment, name, options
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (("lokal", 1, {}), "engine='lokal' is unknown .did you mean 'local'.: use local, ray, slurm"),
+        (("lokal", 1, {}), "engine='lokal' is unknown .did you mean 'local'..: use local, ray, slurm"),
         (("local", 0, {}), "parallel=0 must be at least 1"),
         (("local", 1, {"partition": "gpu"}), "engine_options=.*: local got an unexpected keyword argument 'partition'"),
         (("slurm", 1, {}), "engine=slurm: .*SLURM|sbatch|srun"),
-        (("slurm", 1, {"cluster": "local", "partition": "gpu"}), "engine=slurm: .*partition"),
+        (("slurm", 1, {"cluster": "lokal"}), "engine=slurm: .*lokal"),
     ],
 )
 def test_engines_that_cannot_be(arguments, message):
@@ -65,7 +65,7 @@ def test_engines_that_cannot_be(arguments, message):
         choose_engine(*arguments)
 
 
-def wait_for(condition, seconds=60):
+def wait_for(condition, seconds=300):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
@@ -79,7 +79,7 @@ def start(path, *arguments):
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 
-SLOW = {"budget": {"max_steps": 4000}, "overrides": {"last.every_n_steps": 50, "trainer.log_every_n_steps": 50}}
+SLOW = {"budget": {"max_steps": 1200}, "overrides": {"last.every_n_steps": 50, "trainer.log_every_n_steps": 50}}
 
 
 def test_a_killed_experiment_goes_on_where_it_was(write_experiment, tmp_path):
@@ -93,11 +93,11 @@ def test_a_killed_experiment_goes_on_where_it_was(write_experiment, tmp_path):
     killed.communicate()
     assert read_state(cell).status == "running"
     again = start(path)
-    _, shown = again.communicate(timeout=120)
+    _, shown = again.communicate(timeout=300)
     assert again.returncode == 0, shown
     assert "one seed 1 is still being run by a process of an earlier call: waiting for it" in shown
     steps = [row["step"] for row in metrics_of(cell) if "val/loss" in row]
-    assert steps == [2000, 4000]
+    assert steps == [600, 1200]
     (found,) = json.loads((path.with_suffix("") / "results.json").read_text())["cells"]
     assert (found["status"], found["attempts"]) == ("done", 2)
 
@@ -124,7 +124,7 @@ def test_a_stopped_experiment_saves_its_runs(write_experiment):
     stopped = start(path, "--parallel", "2")
     wait_for(lambda: all(any(row["step"] >= 100 for row in metrics_of(cell)) for cell in cells))
     stopped.terminate()
-    stopped.communicate(timeout=60)
+    stopped.communicate(timeout=300)
     assert stopped.returncode == 143
     for cell in cells:
         assert "stopped by SIGTERM: saved" in (cell.directory / "fit.log").read_text()
