@@ -1,55 +1,54 @@
-"""Every experiment of the repository is well-formed, and every setting it makes is one that training has."""
+"""Every experiment of the repository runs: two steps of each variant, through the command a user types."""
 
+import json
 from pathlib import Path
 
 import pytest
-import yaml
 
+from lightning_gpt.cli.experiment import run_command
 from lightning_gpt.experiments import load_experiment
-from lightning_gpt.experiments.plan import QUIET
-from lightning_gpt.experiments.settings import nested
 
 ROOT = Path(__file__).parents[2]
-FILES = sorted(ROOT.glob("experiments/*/*.yaml"))
+FILES = sorted(path.relative_to(ROOT) for path in ROOT.glob("experiments/*/*.yaml"))
+SEARCHES = [path for path in FILES if "\nspace:" in (ROOT / path).read_text()]
+EXPERIMENTS = [path for path in FILES if path not in SEARCHES]
 
 
 @pytest.fixture(scope="module")
-def fit_parser():
-    """The parser of `lightning-gpt fit`, taken before it parses anything."""
-    from lightning_gpt.cli import training
-
-    class Taken(Exception):
-        pass
-
-    class OnlyParser(training.TrainingCLI):
-        def parse_arguments(self, parser, args):
-            raise Taken(parser)
-
-    original, training.TrainingCLI = training.TrainingCLI, OnlyParser
-    try:
-        training.run_training("fit", [])
-    except Taken as taken:
-        parser = taken.args[0]
-    finally:
-        training.TrainingCLI = original
-    return parser
+def workplace(tmp_path_factory):
+    """A directory with the repository's files, whose corpora all experiments share."""
+    folder = tmp_path_factory.mktemp("smoke")
+    for name in ("configs", "experiments"):
+        (folder / name).symlink_to(ROOT / name)
+    return folder
 
 
 def test_there_are_experiments():
-    assert FILES
+    assert len(EXPERIMENTS) > 15
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
-def test_settings_exist(path, fit_parser, tmp_path, monkeypatch):
-    monkeypatch.chdir(ROOT)
-    experiment = load_experiment(path.relative_to(ROOT))
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_smoke(path, workplace, monkeypatch, capsys):
+    monkeypatch.chdir(workplace)
+    experiment = load_experiment(path)
     assert experiment.expectation, "say what is expected before it is run"
-    assert f"lightning-gpt experiment run {path.relative_to(ROOT).as_posix()}" in path.read_text()
-    for variant in experiment.variants.values():
-        config = tmp_path / f"{variant.name}.yaml"
-        config.write_text(yaml.safe_dump(nested({**QUIET, **experiment.overrides, **variant.overrides})))
-        arguments = [part for one in (*experiment.configs, config) for part in ("-c", str(one))]
-        settings = fit_parser.parse_args(["fit", *arguments])["fit"]
-        for key, value in {**experiment.overrides, **variant.overrides}.items():
-            if isinstance(value, bool | int | float | str):
-                assert settings[key] == value, f"{variant.name}: {key}"
+    assert f"lightning-gpt experiment run {path.as_posix()}" in path.read_text()
+    run_command(str(path), smoke=True)
+    shown = capsys.readouterr()
+    report = Path(shown.out.strip().splitlines()[-1])
+    assert report.is_file()
+    cells = json.loads((report.parent / "results.json").read_text())["cells"]
+    assert {cell["variant"]: cell["status"] for cell in cells} == dict.fromkeys(experiment.variants, "done")
+    # Metrics of validation in longer windows or of experts are there too.
+    assert all(set(experiment.metrics) <= set(cell["final"]) for cell in cells)
+
+
+def test_every_report_is_of_its_experiment():
+    """Committed results answer the question of the file beside them, and were made by its command."""
+    for path in EXPERIMENTS:
+        results = ROOT / path.with_suffix("") / "results.json"
+        if results.exists():
+            content = json.loads(results.read_text())
+            assert content["question"] == load_experiment(ROOT / path).question, path
+            assert content["command"] == f"lightning-gpt experiment run {path.as_posix()}"
+            assert (results.parent / "report.md").read_text().startswith(f"# {content['question']}\n")
