@@ -120,16 +120,8 @@ def _run(verb: str, module: str, function: str, args: list[str]) -> None:
         return
     from jsonargparse import auto_cli
 
-    from lightning_gpt.cli.parsing import (
-        ClearErrorParser,
-        with_bare_flags,
-        with_listed_positionals,
-        with_named_positionals,
-        with_stacked_configs,
-    )
+    from lightning_gpt.cli.parsing import ClearErrorParser, completed
 
     sys.argv[0] = "lightning-gpt"
     command = getattr(home, function)
-    args = with_named_positionals(command, with_bare_flags(command, args))
-    args = with_listed_positionals(command, with_stacked_configs(command, args))
-    auto_cli(command, args=args, prog=f"lightning-gpt {verb}", parser_class=ClearErrorParser)
+    auto_cli(command, args=completed(command, args), prog=f"lightning-gpt {verb}", parser_class=ClearErrorParser)

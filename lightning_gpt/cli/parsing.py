@@ -82,31 +82,38 @@ def with_listed_positionals(command: Callable | dict, args: list[str]) -> list[s
     return [json.dumps(words), *args[len(words) :]]
 
 
-def with_stacked_configs(command: Callable | dict, args: list[str]) -> list[str]:
-    """Command line in which `-c a.yaml -c b.yaml` is said, as fit takes them, for a parameter `configs` that is a list.
+def with_fit_arguments(command: Callable | dict, args: list[str]) -> list[str]:
+    """Command line in which a verb with a parameter `fit` takes -c files and dotted settings as `fit` itself does.
 
     Args:
         command: the verb's function, or its subcommands' by name.
         args: what follows the verb.
     """
-    if isinstance(command, dict):
-        if not args or args[0] not in command:
-            return args
-        return [args[0], *with_stacked_configs(command[args[0]], args[1:])]
-    parameter = inspect.signature(command).parameters.get("configs")
-    if parameter is None or parameter.annotation != list[str]:
+    chosen = command.get(args[0] if args else "") if isinstance(command, dict) else command
+    if not callable(chosen) or "fit" not in inspect.signature(chosen).parameters:
         return args
-    rest, stacked, waiting = [], [], iter(args)
-    for argument in waiting:
-        option, equals, value = argument.partition("=")
-        if option not in ("-c", "--config"):
+    rest, fit, waiting = [], [], list(args)
+    while waiting:
+        argument = waiting.pop(0)
+        option, equals, _ = argument.partition("=")
+        if option in ("-c", "--config") or (option.startswith("--") and "." in option and not option.endswith(".help")):
+            fit.append(argument)
+            if not equals and waiting:
+                fit.append(waiting.pop(0))
+        else:
             rest.append(argument)
-            continue
-        value = value if equals else next(waiting, None)
-        if value is None:
-            return args  # the parser says what is missing
-        stacked.append(value)
-    return [*([json.dumps(stacked)] if stacked else []), *rest]
+    return [*rest, f"--fit={json.dumps(fit)}"] if fit else rest
+
+
+def completed(command: Callable | dict, args: list[str]) -> list[str]:
+    """Command line with everything that the parser itself would not understand spelled out.
+
+    Args:
+        command: the verb's function, or its subcommands' by name.
+        args: what follows the verb.
+    """
+    args = with_bare_flags(command, with_fit_arguments(command, args))
+    return with_listed_positionals(command, with_named_positionals(command, args))
 
 
 def with_nulls_as_config(args: list[str]) -> list[str]:

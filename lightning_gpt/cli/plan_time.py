@@ -2,7 +2,7 @@
 
 
 def plan_time(
-    configs: list[str],
+    fit: list[str] | None = None,
     steps: int | None = None,
     calibrate: int = 40,
     gpus: str | None = None,
@@ -11,13 +11,13 @@ def plan_time(
     peak_flops: float | None = None,
     vocab_size: int | None = None,
 ) -> None:
-    """Wall time and cost of the run that `lightning-gpt fit` would make of the same files.
+    """Wall time and cost of the run that `lightning-gpt fit` would make of the same -c files and settings.
 
     Without --gpus a short run on this machine measures a step, a validation and the start; with it the time follows
     from the analytic FLOPs and a table of accelerators.
 
     Args:
-        configs: as -c of fit, stacked.
+        fit: -c files and dotted settings, said as fit takes them.
         steps: optimizer steps of the run; null = trainer.max_steps.
         calibrate: optimizer steps of the short run.
         gpus: a machine such as 8xA100, instead of this one.
@@ -26,26 +26,25 @@ def plan_time(
         peak_flops: FLOP/s of one device, instead of the table's.
         vocab_size: where the corpus is not prepared here; only with gpus.
     """
-    from lightning_gpt.cli.settings_check import parsed_settings
+    from lightning_gpt.cli.settings_check import parsed_arguments
     from lightning_gpt.experiments.live import duration
     from lightning_gpt.experiments.plan import network_of, tokens_per_step
-    from lightning_gpt.experiments.settings import lookup, overlaid, read_yaml
+    from lightning_gpt.experiments.settings import lookup
     from lightning_gpt.nn.flops import training_flops_per_token
     from lightning_gpt.planning.accelerators import parse_machine
     from lightning_gpt.planning.calibration import calibrate as measure
 
-    trainer = parsed_settings(configs).trainer
+    settings = parsed_arguments(fit)
+    trainer = settings.trainer
     steps = trainer.max_steps if steps is None else steps
     if steps < 1:
         raise ValueError(f"steps={steps} must be at least 1: give --steps, or trainer.max_steps in a configuration")
     if price is not None and price < 0:
         raise ValueError(f"price={price:g} must not be negative (dollars for one device and hour)")
-    tree: dict = {}
-    for path in configs:
-        tree = overlaid(tree, read_yaml(path))
+    tree = settings.as_dict()
     per_step = tokens_per_step(tree)
     if gpus is None:
-        found = measure(configs, steps=calibrate)
+        found = measure(fit, steps=calibrate)
         interval = trainer.val_check_interval
         validations = -(-steps // interval) if isinstance(interval, int) else 1
         seconds = found.run_seconds(steps, validations)

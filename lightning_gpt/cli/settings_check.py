@@ -1,10 +1,11 @@
 """Whether `lightning-gpt fit` would take settings, without running it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from lightning_gpt.cli.parsing import with_nulls_as_config
 from lightning_gpt.cli.training import CLI_SETTINGS, TrainingCLI, TrainingParser
 
 
@@ -53,4 +54,18 @@ def parsed_settings(configs: Iterable[str | Path], settings: str | Path | None =
         ValueError: one line that names the setting that fit does not have, or its value that cannot be.
     """
     files = [*configs, *([settings] if settings else [])]
-    return fit_parser().parse_args(["fit", *(part for one in files for part in ("-c", str(one)))])["fit"]
+    return parsed_arguments([part for one in files for part in ("-c", str(one))])
+
+
+def parsed_arguments(fit: Sequence[str] | None) -> Any:
+    """What fit would make of its arguments: jsonargparse's namespace of all settings, defaults included.
+
+    Args:
+        fit: -c files and dotted settings.
+
+    Raises:
+        ValueError: as parsed_settings; no -c file among them.
+    """
+    if not fit or not any(one.startswith(("-c", "--config")) for one in fit):
+        raise ValueError("no configuration: give -c configs/<topic>.yaml -c configs/trainer/<machine>.yaml")
+    return fit_parser().parse_args(["fit", *with_nulls_as_config(list(fit))])["fit"]

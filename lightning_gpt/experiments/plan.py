@@ -173,7 +173,7 @@ def tokens_per_step(tree: dict[str, Any]) -> int | None:
     windows = lookup(tree, "data.init_args.batch_size", _default("batch_size"))
     block_size = lookup(tree, "data.init_args.block_size", _default("block_size"))
     devices = lookup(tree, "trainer.devices", "auto")
-    devices = len(devices) if isinstance(devices, list) else devices
+    devices = len(devices) if isinstance(devices, list) else int(devices) if str(devices).isdigit() else devices
     if not isinstance(devices, int) or devices < 1:
         return None
     nodes, accumulate = lookup(tree, "trainer.num_nodes", 1), lookup(tree, "trainer.accumulate_grad_batches") or 1

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import yaml
 
@@ -39,12 +38,11 @@ class Calibration:
         return self.start_seconds + steps * self.step_seconds + validations * self.validation_seconds
 
 
-def calibrate(configs: Sequence[str | Path], settings: dict[str, Any] | None = None, steps: int = STEPS) -> Calibration:
+def calibrate(fit: Sequence[str], steps: int = STEPS) -> Calibration:
     """Runs `lightning-gpt fit` for a few steps and one validation, in a directory that is thrown away.
 
     Args:
-        configs: as -c.
-        settings: nested, laid over them.
+        fit: arguments of `lightning-gpt fit`, such as -c files.
         steps: optimizer steps, at least INTERVALS.
 
     Raises:
@@ -56,15 +54,11 @@ def calibrate(configs: Sequence[str | Path], settings: dict[str, Any] | None = N
     interval = steps // INTERVALS
     steps = interval * INTERVALS
     with tempfile.TemporaryDirectory(prefix="calibration_") as scratch:
-        last = Path(scratch, "calibration.yaml")
-        last.write_text(yaml.safe_dump(settings or {}))
         trainer = {"max_steps": steps, "log_every_n_steps": interval, "val_check_interval": steps}
         run = {"dir": scratch, "name": "run", "tensorboard": False}
         short = Path(scratch, "short.yaml")
         short.write_text(yaml.safe_dump({"run": run, "trainer": trainer}))
-        command = [sys.executable, "-m", "lightning_gpt", "fit"]
-        for path in (*configs, last, short):
-            command += ["-c", str(path)]
+        command = [sys.executable, "-m", "lightning_gpt", "fit", *fit, "-c", str(short)]
         begin = time.perf_counter()
         done = subprocess.run(command, capture_output=True, text=True)
         wall = time.perf_counter() - begin
