@@ -1,6 +1,7 @@
 """What the Trainer calls beside the task: metrics, checkpoints, samples, pictures."""
 
 from lightning_gpt.callbacks.attention_maps import AttentionMaps
+from lightning_gpt.callbacks.board import Board
 from lightning_gpt.callbacks.checkpoints import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint, RandomState
 from lightning_gpt.callbacks.expert_metrics import ExpertMetrics
 from lightning_gpt.callbacks.final_validation import FinalValidation
@@ -8,6 +9,7 @@ from lightning_gpt.callbacks.graceful_stop import GracefulStop, Interrupted
 from lightning_gpt.callbacks.jsonl_logger import JsonlLogger
 from lightning_gpt.callbacks.loss_curve import LossCurve
 from lightning_gpt.callbacks.progress import Progress
+from lightning_gpt.callbacks.run_record import RunRecord
 from lightning_gpt.callbacks.samples import Samples
 from lightning_gpt.callbacks.training_metrics import TrainingMetrics
 
@@ -15,6 +17,7 @@ __all__ = [
     "AtomicCheckpointIO",
     "AttentionMaps",
     "BestCheckpoint",
+    "Board",
     "ExpertMetrics",
     "FinalValidation",
     "GracefulStop",
@@ -24,6 +27,7 @@ __all__ = [
     "LossCurve",
     "Progress",
     "RandomState",
+    "RunRecord",
     "Samples",
     "TrainingMetrics",
 ]

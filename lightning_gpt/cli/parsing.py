@@ -1,7 +1,6 @@
 """Errors of the command line and of YAML files in one line, with the nearest name for a typing mistake."""
 
 import inspect
-import itertools
 import json
 import sys
 from collections.abc import Callable
@@ -63,23 +62,45 @@ def with_named_positionals(command: Callable | dict, args: list[str]) -> list[st
     return rest + [named[name] for name in required if name in named]
 
 
-def with_listed_positionals(command: Callable | dict, args: list[str]) -> list[str]:
-    """Command line in which `a b c` may be said for the one positional list of a verb, which jsonargparse reads as one
-    word, ["a", "b", "c"].
+def with_lists(command: Callable | dict, args: list[str]) -> list[str]:
+    """Command line in which lists are JSON, as jsonargparse wants them, made from words.
+
+    The words of a parameter list[str] without default are positional, those of one with a default follow its option,
+    which may be repeated: `compare a b --filter x=1 --filter y=2`.
 
     Args:
         command: the verb's function, or its subcommands' by name.
-        args: what follows the verb; the words of the list stand before the first option.
+        args: what follows the verb.
     """
     if isinstance(command, dict):
-        if not args or args[0] not in command:
-            return args
-        return [args[0], *with_listed_positionals(command[args[0]], args[1:])]
-    required = [one for one in inspect.signature(command).parameters.values() if one.default is inspect.Parameter.empty]
-    words = list(itertools.takewhile(lambda word: not word.startswith("-"), args))
-    if [one.annotation for one in required] != [list[str]] or not words or words[0].startswith("["):
-        return args
-    return [json.dumps(words), *args[len(words) :]]
+        known = bool(args) and args[0] in command
+        return [args[0], *with_lists(command[args[0]], args[1:])] if known else args
+    if any(word in ("-h", "--help") or word.startswith("[") or "=[" in word for word in args):
+        return args  # nothing to read, or lists as jsonargparse wants them already
+    parameters = list(inspect.signature(command).parameters.values())
+    lists = {one.name for one in parameters if one.annotation in (list[str], list[str] | None)}
+    positional = next((one.name for one in parameters if one.name in lists and one.default is one.empty), None)
+    words: dict[str, list[str]] = {name: [] for name in lists}
+    rest, current, waiting = [], positional, list(args)
+    while waiting:
+        argument = waiting.pop(0)
+        option, equals, value = argument.partition("=")
+        if not argument.startswith("--"):
+            (words[current] if current else rest).append(argument)
+            continue
+        name = option.removeprefix("--")
+        if name not in lists:
+            rest.append(argument)
+            rest += waiting[:1] if not equals else []
+            waiting = waiting[0 if equals else 1 :]
+            current = positional
+        else:
+            current = name
+            words[name] += [value] if equals else []
+    for name, found in words.items():
+        if name != positional and found:
+            rest += [f"--{name}", json.dumps(found)]
+    return [json.dumps(words[positional]), *rest] if positional and words[positional] else rest
 
 
 def with_fit_arguments(command: Callable | dict, args: list[str]) -> list[str]:
@@ -113,7 +134,7 @@ def completed(command: Callable | dict, args: list[str]) -> list[str]:
         args: what follows the verb.
     """
     args = with_bare_flags(command, with_fit_arguments(command, args))
-    return with_listed_positionals(command, with_named_positionals(command, args))
+    return with_lists(command, with_named_positionals(command, args))
 
 
 def with_nulls_as_config(args: list[str]) -> list[str]:

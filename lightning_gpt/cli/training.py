@@ -23,6 +23,7 @@ from lightning_gpt.callbacks import (  # noqa: E402
     AtomicCheckpointIO,
     AttentionMaps,
     BestCheckpoint,
+    Board,
     ExpertMetrics,
     FinalValidation,
     GracefulStop,
@@ -32,10 +33,14 @@ from lightning_gpt.callbacks import (  # noqa: E402
     LossCurve,
     Progress,
     RandomState,
+    RunRecord,
     Samples,
     TrainingMetrics,
 )
+from lightning_gpt.callbacks.run_settings import curated_settings  # noqa: E402
 from lightning_gpt.cli.quiet import quiet_lightning  # noqa: E402
+from lightning_gpt.nn import GPTConfig  # noqa: E402
+from lightning_gpt.nn.flops import parameters  # noqa: E402
 from lightning_gpt.tasks import NonFiniteError  # noqa: E402
 
 TRAINER_DEFAULTS: dict[str, Any] = {
@@ -150,6 +155,8 @@ class TrainingCLI(LightningCLI):
         config["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
         extra = [self._get(self.config_init, key) for key in self._parser(self.verb).callback_keys]
         own: list[Callback] = [RandomState(), TrainingMetrics(), ExpertMetrics(), FinalValidation()]
+        if self.verb == "fit":
+            own.append(RunRecord(directory))
         own += config.get("callbacks") or []
         config["callbacks"] = own
         try:
@@ -164,13 +171,15 @@ class TrainingCLI(LightningCLI):
             jsonl.rewind(self.resumed_step)
         if not self.run.tensorboard:
             return [jsonl]
-        from lightning.pytorch.loggers import TensorBoardLogger
-
         purge = {"purge_step": self.resumed_step + 1} if self.resumed_step else {}
-        board = TensorBoardLogger(
-            self.run.dir, name=self.run.name, version=self.version, default_hp_metric=False, **purge
-        )
-        return [board, jsonl]
+        columns = self._columns() if self.verb == "fit" else None
+        return [Board(self.run.dir, name=self.run.name, version=self.version, hyperparameters=columns, **purge), jsonl]
+
+    def _columns(self) -> dict[str, bool | int | float | str]:
+        """The run's row in TensorBoard's table of hyper-parameters."""
+        columns = curated_settings(self.config[self.verb].as_dict())
+        network = getattr(self.model, "config", None)
+        return columns | ({"parameters": parameters(network)} if isinstance(network, GPTConfig) else {})
 
 
 CLI_SETTINGS: dict[str, Any] = {

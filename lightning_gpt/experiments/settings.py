@@ -35,6 +35,14 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     return content
 
 
+def parse_value(text: str) -> Any:
+    """A value as it stands in YAML: 1e-3 a number, true a truth value, null nothing, the rest text."""
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError:
+        return text
+
+
 def nested(dotted: dict[str, Any]) -> dict[str, Any]:
     """{"a.b": 1, "a.c": 2} -> {"a": {"b": 1, "c": 2}}; of contradicting keys the later wins."""
     tree: dict[str, Any] = {}
