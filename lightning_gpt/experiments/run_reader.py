@@ -122,10 +122,7 @@ def read_run(directory: Path) -> Run:
     """
     run = Run(directory)
     if (directory / METRICS_FILE).is_file():
-        rows = read_metrics(directory / METRICS_FILE)
-        run.series = _series(rows)
-        if len(rows) < len((directory / METRICS_FILE).read_text(encoding="utf-8", errors="replace").splitlines()):
-            run.warnings.append(f"{directory / METRICS_FILE} is damaged after {len(rows)} rows")
+        _read_jsonl(run)
     else:
         described = _read_events(run)
         if (directory / CSV_FILE).is_file():
@@ -136,12 +133,24 @@ def read_run(directory: Path) -> Run:
     return run
 
 
+def _read_jsonl(run: Run) -> None:
+    path, rows = run.directory / METRICS_FILE, []
+    try:
+        rows = read_metrics(path)
+        lines = len(path.read_text(encoding="utf-8").splitlines())
+        if len(rows) < lines:
+            run.warnings.append(f"{path} is damaged after {len(rows)} of {lines} rows: used up to there")
+    except (OSError, UnicodeDecodeError) as error:
+        run.warnings.append(f"{path} cannot be read ({error})")
+    run.series = _series([row for row in rows if isinstance(row, dict)])
+
+
 def _series(rows: Sequence[dict[str, float]]) -> dict[str, Series]:
     """Of rows with a step each; of two values at one step the later counts (a resumed run wrote it again)."""
     points: dict[str, dict[int, float]] = {}
     for row in rows:
         for tag, value in row.items():
-            if tag != "step" and row.get("step") is not None:
+            if tag != "step" and row.get("step") is not None and isinstance(value, int | float):
                 points.setdefault(tag, {})[int(row["step"])] = value
     return {tag: _sorted(list(one), list(one.values())) for tag, one in points.items()}
 
