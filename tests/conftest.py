@@ -116,3 +116,63 @@ def lightning_gpt(clean_process, tmp_path, recipe) -> Callable[..., Path]:
         return versions[-1] if versions else tmp_path
 
     return run
+
+
+@pytest.fixture(scope="session")
+def studied(tmp_path_factory, corpus) -> Path:
+    """Runs of two variants with two seeds each, with event files: <here>/heads_<1 or 4>/seed_<1 or 2>/version_0."""
+    from lightning_gpt.cli import main
+
+    place = tmp_path_factory.mktemp("studied")
+    before = dict(os.environ)
+    for heads in (1, 4):
+        for seed in (1, 2):
+            settings = json.loads(json.dumps(RECIPE))
+            settings["run"] = {"name": f"seed_{seed}", "dir": str(place / f"heads_{heads}"), "tensorboard": True}
+            settings["model"]["init_args"]["config"] |= {"n_head": heads, "qk_norm": True}
+            settings["data"]["init_args"]["data_dir"] = str(corpus)
+            settings["seed_everything"] = seed
+            path = place / "recipe.yaml"
+            path.write_text(yaml.safe_dump(settings))
+            main(["fit", "-c", str(path)])
+    os.environ.clear()
+    os.environ.update(before)
+    return place
+
+
+@pytest.fixture(scope="session")
+def hparams_table() -> Callable[[Path], tuple[dict[str, bool], list[str], dict[str, dict]]]:
+    """hparams_table(logdir): what TensorBoard's HPARAMS tab serves for it, asked of the plugin's own back-end.
+
+    Columns (name -> whether it differs), metrics in order, and rows by run: status, hparams, metrics.
+    """
+    from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
+    from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+    from tensorboard.context import RequestContext
+    from tensorboard.data.provider import ListHyperparametersResult
+    from tensorboard.plugins.base_plugin import TBContext
+    from tensorboard.plugins.hparams import api_pb2, list_session_groups
+    from tensorboard.plugins.hparams.backend_context import Context
+
+    def ask(logdir: Path):
+        events = EventMultiplexer().AddRunsFromDirectory(str(logdir))
+        events.Reload()
+        context = Context(TBContext(data_provider=MultiplexerDataProvider(events, str(logdir))))
+        request = RequestContext()
+        nothing = ListHyperparametersResult(hyperparameters=[], session_groups=[])
+        table = context.experiment_from_metadata(request, "", True, context.hparams_metadata(request, ""), nothing)
+        asked = api_pb2.ListSessionGroupsRequest(
+            start_index=0, slice_size=100, allowed_statuses=[0, 1, 2, 3], include_metrics=True
+        )
+        rows = {}
+        for group in list_session_groups.Handler(request, context, "", asked).run().session_groups:
+            (session,) = group.sessions
+            rows[session.name] = {
+                "status": api_pb2.Status.Name(session.status),
+                "hparams": {k: getattr(v, v.WhichOneof("kind")) for k, v in group.hparams.items()},
+                "metrics": {one.name.tag: one.value for one in group.metric_values},
+            }
+        columns = {info.name: info.differs for info in table.hparam_infos}
+        return columns, [info.name.tag for info in table.metric_infos], rows
+
+    return ask

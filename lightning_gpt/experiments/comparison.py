@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lightning_gpt.experiments.group_statistics import Interval, difference_of, mean_of
+from lightning_gpt.experiments.group_statistics import Interval, corrected, difference_of, mean_of
 from lightning_gpt.experiments.run_filter import resolve
 from lightning_gpt.experiments.run_finder import short_names
 from lightning_gpt.experiments.run_reader import Run
@@ -134,6 +134,10 @@ def compare(
         row.metrics = {tag: mean_of(list(one.values())) for tag, one in values.items() if one}
     if place is not None and not any(row.metrics for row in rows):
         raise ValueError(f"--at: no run logged {chosen[0]} up to {place:g} {AXES[axis]}")
+    for tag in chosen:
+        absent = [row.name for row in rows if tag not in row.metrics]
+        if absent and place is not None:
+            notes.append(f"no {tag} at {place:,.6g} {AXES[axis]}: {', '.join(absent)}")
     if group or against:
         names = [row.name for row in rows]
         baseline = rows[names.index(_named(against, rows))] if against else rows[0]
@@ -295,11 +299,16 @@ def _named(against: str, rows: list[Row]) -> str:
 
 
 def _subtract(rows: list[Row], baseline: Row, tags: list[str], axis: str, place: float | None, group: bool) -> None:
-    for row in rows:
-        for tag in tags:
-            ours, theirs = (values_of(one, tag, axis, place, group) for one in (row, baseline))
-            if row is not baseline and ours and theirs:
-                row.differences[tag] = difference_of(ours, theirs)
+    for tag in tags:
+        values = [values_of(row, tag, axis, place, group) for row in rows]
+        theirs = values[rows.index(baseline)]
+        found = {
+            number: difference_of(ours, theirs)
+            for number, (row, ours) in enumerate(zip(rows, values))
+            if row is not baseline and ours and theirs
+        }
+        for number, difference in corrected(found).items():
+            rows[number].differences[tag] = difference
 
 
 def _sort_value(row: Row, key: str) -> Any:

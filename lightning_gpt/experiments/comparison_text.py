@@ -122,7 +122,7 @@ def remarks(comparison: Comparison, most_settings: int | None = None) -> list[st
         lines.append("± is the half-width of a 95% interval over seeds (Student t)")
     if tested:
         kinds = {"paired by seed (paired t-test)" if one.paired else "unpaired (Welch's t-test)" for one in tested}
-        many = "; p is not corrected for the number of comparisons" if len(tested) > 1 else ""
+        many = "; p is corrected for the number of rows (Holm)" if len(comparison.rows) > 2 else ""
         lines.append(f"differences are {' or '.join(sorted(kinds))}{many}")
     return lines
 

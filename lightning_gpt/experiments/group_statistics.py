@@ -1,10 +1,12 @@
-"""Mean and difference of a few runs with their intervals."""
+"""Mean and difference of a few runs with their intervals, for runs that need not come in pairs."""
 
 import math
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+from lightning_gpt.experiments.statistics import LEVEL, estimate, holm, paired_p
 
 
 @dataclass(frozen=True)
@@ -23,13 +25,10 @@ class Interval:
 
 def mean_of(values: list[float]) -> Interval:
     """Mean with a Student t interval of independent runs."""
-    from scipy import stats
-
-    mean = math.fsum(values) / len(values)
     if len(values) < 2:
-        return Interval(mean)
-    half = float(stats.sem(values) * stats.t.ppf(0.975, len(values) - 1))
-    return Interval(mean, mean - half, mean + half, len(values))
+        return Interval(math.fsum(values))
+    found = estimate(values)
+    return Interval(found.mean, found.mean - found.half_width, found.mean + found.half_width, found.n)
 
 
 def difference_of(ours: Mapping[Any, float], theirs: Mapping[Any, float]) -> Interval:
@@ -40,22 +39,27 @@ def difference_of(ours: Mapping[Any, float], theirs: Mapping[Any, float]) -> Int
     Args:
         ours, theirs: seed -> value.
     """
+    both = [seed for seed in ours if seed in theirs]
+    if len(both) >= 2:
+        differences = [ours[seed] - theirs[seed] for seed in both]
+        return replace(mean_of(differences), p=paired_p(differences), paired=True)
+    first, second = list(ours.values()), list(theirs.values())
+    value, n = mean_of(first).value - mean_of(second).value, min(len(first), len(second))
+    if n < 2:
+        return Interval(value)
     from scipy import stats
 
-    both = [seed for seed in ours if seed in theirs]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # values that are all equal: handled below
-        if len(both) >= 2:
-            first, second = [ours[seed] for seed in both], [theirs[seed] for seed in both]
-            test, n, paired = stats.ttest_rel(first, second), len(both), True
-        else:
-            first, second = list(ours.values()), list(theirs.values())
-            n, paired = min(len(first), len(second)), False
-            if n < 2:
-                return Interval(math.fsum(first) / len(first) - math.fsum(second) / len(second))
-            test = stats.ttest_ind(first, second, equal_var=False)
-        interval = test.confidence_interval(0.95)
-    value = math.fsum(first) / len(first) - math.fsum(second) / len(second)
-    if not math.isfinite(interval.low):  # no spread at all
-        return Interval(value, value, value, n, 1.0 if value == 0 else 0.0, paired)
-    return Interval(value, float(interval.low), float(interval.high), n, float(test.pvalue), paired)
+        test = stats.ttest_ind(first, second, equal_var=False)
+        interval = test.confidence_interval(1 - LEVEL)
+    if not math.isfinite(interval.low):
+        return Interval(value, value, value, n, 1.0 if value == 0 else 0.0)
+    return Interval(value, float(interval.low), float(interval.high), n, float(test.pvalue))
+
+
+def corrected(differences: Mapping[Any, Interval]) -> dict[Any, Interval]:
+    """The same differences with p-values corrected for their number (Holm, 1979)."""
+    tested = [name for name, one in differences.items() if one.p is not None]
+    p_values = dict(zip(tested, holm([differences[name].p for name in tested])))
+    return {name: replace(one, p=p_values.get(name)) for name, one in differences.items()}
