@@ -3,6 +3,7 @@
 from lightning_gpt.callbacks.attention_maps import AttentionMaps
 from lightning_gpt.callbacks.board import Board
 from lightning_gpt.callbacks.checkpoints import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint, RandomState
+from lightning_gpt.callbacks.diagnosis import Diagnosis
 from lightning_gpt.callbacks.expert_metrics import ExpertMetrics
 from lightning_gpt.callbacks.final_validation import FinalValidation
 from lightning_gpt.callbacks.graceful_stop import GracefulStop, Interrupted
@@ -18,6 +19,7 @@ __all__ = [
     "AttentionMaps",
     "BestCheckpoint",
     "Board",
+    "Diagnosis",
     "ExpertMetrics",
     "FinalValidation",
     "GracefulStop",

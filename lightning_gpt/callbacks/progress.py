@@ -56,7 +56,8 @@ class Progress(ProgressBar):
         """Called by Lightning."""
         self._enabled = True
 
-    def _say(self, text: str) -> None:
+    def say(self, text: str) -> None:
+        """A line above the bar, or a plain one; on the first rank only."""
         if self._enabled:
             if self._live:
                 self._live.console.print(text, highlight=False)
@@ -98,7 +99,7 @@ class Progress(ProgressBar):
             self._shown_at = now
             elapsed = now - self._started
             left = elapsed / max(step - self._first_step, 1) * (trainer.max_steps - step)
-            self._say(f"step {step}/{trainer.max_steps}  {describe(metrics)}  {duration(elapsed)}<{duration(left)}")
+            self.say(f"step {step}/{trainer.max_steps}  {describe(metrics)}  {duration(elapsed)}<{duration(left)}")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A line with the validation's results."""
@@ -107,7 +108,7 @@ class Progress(ProgressBar):
         if trainer.state.fn != "fit":
             self._report(trainer)
         elif values := self._evaluated(trainer):
-            self._say(f"step {trainer.global_step}  validation: {values}")
+            self.say(f"step {trainer.global_step}  validation: {values}")
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A line with the test's results."""

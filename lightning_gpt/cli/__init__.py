@@ -24,6 +24,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     ),
     "baseline": ("baseline", "baseline_command", "unigram and bigram losses of a prepared corpus, to compare with"),
     "experiment": ("experiment", "EXPERIMENTS", "run a controlled experiment from its YAML, report, search"),
+    "diagnose": ("diagnose", "diagnose_command", "what ails training runs, and what to change"),
     "compare": ("compare", "compare_command", "runs side by side: settings that differ, metrics, curves"),
 }
 """verb -> module of this package, function in it (none: Lightning's own command line), help line."""

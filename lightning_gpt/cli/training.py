@@ -24,6 +24,7 @@ from lightning_gpt.callbacks import (  # noqa: E402
     AttentionMaps,
     BestCheckpoint,
     Board,
+    Diagnosis,
     ExpertMetrics,
     FinalValidation,
     GracefulStop,
@@ -80,6 +81,7 @@ class TrainingCLI(LightningCLI):
             ("last", LastCheckpoint),
             ("curve", LossCurve),
             ("attention", AttentionMaps),
+            ("diagnosis", Diagnosis),
         ):
             parser.add_lightning_class_args(callback, group)
         parser.set_defaults({f"trainer.{key}": value for key, value in TRAINER_DEFAULTS.items()})

@@ -123,6 +123,26 @@ def corpus_baseline(data_dir: str | Path, piece: int = PIECE) -> CorpusBaseline:
     )
 
 
+def unigram_entropy(meta: CorpusMeta, data_dir: str | Path, tokens: int = 1 << 20) -> float:
+    """Entropy of how often each token occurs in the train split, nats per token: the loss of knowing only that.
+
+    Args:
+        meta: of the corpus.
+        data_dir: its directory.
+        tokens: read at most so many, in pieces spread evenly over the split.
+
+    Raises:
+        ValueError: a damaged shard.
+    """
+    total = meta.split("train").tokens
+    length = min(total, 1 << 12)
+    pieces = max(1, min(tokens, total) // length)
+    starts = np.linspace(0, total - length, pieces).astype(np.int64)
+    counts = np.bincount(_open(meta, data_dir, "train").gather(starts, length).ravel())
+    share = counts[counts > 0] / counts.sum()
+    return float(-(share @ np.log(share)))
+
+
 def _witten_bell(
     seen: tuple[np.ndarray, np.ndarray], vocab_size: int, asked: np.ndarray, previous: np.ndarray, lower: np.ndarray
 ) -> np.ndarray:
