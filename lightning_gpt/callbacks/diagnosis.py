@@ -10,7 +10,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from lightning_gpt.callbacks.diagnosis_rules import Finding, diagnose, non_finite_finding
+from lightning_gpt.callbacks.diagnosis_report import Finding
+from lightning_gpt.callbacks.diagnosis_rules import diagnose, non_finite_finding
 from lightning_gpt.callbacks.diagnosis_signals import Facts, Signals
 from lightning_gpt.callbacks.jsonl_logger import JsonlLogger
 from lightning_gpt.callbacks.non_finite import locate_non_finite

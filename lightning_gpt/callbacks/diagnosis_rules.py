@@ -7,29 +7,32 @@ GPTs of 0.1M to 3M parameters on Shakespeare, whose healthy runs number some two
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 
-from lightning_gpt.callbacks.diagnosis_signals import Series, Signals
+from lightning_gpt.callbacks.diagnosis_levels import (
+    NEAR,
+    POINTS,
+    RATIO,
+    RATIO_HIGH,
+    around,
+    better_rate,
+    binned,
+    course,
+    level_in_words,
+    lower_rate,
+    rounded,
+    sentence,
+    steadily_falling,
+    trivial_level,
+)
+from lightning_gpt.callbacks.diagnosis_report import RULES, SEVERITIES, CannotJudge, Finding, Report, rule
+from lightning_gpt.callbacks.diagnosis_signals import Signals
 
-POINTS, STEPS, SHARE = 8, 30, 0.3
-"""Logged losses, optimizer steps and part of the run after the warm-up before the loss is judged: a healthy run passes
-ln V and the unigram entropy within that."""
-NEAR = 0.03
-"""Share within which two losses are the same: four times the noise of a healthy run's logged losses (below 1%)."""
 LITTLE = 0.9
 """Share of the unigram entropy above which a network has learnt hardly more than frequencies. Bigrams are at 0.75."""
-TRIVIAL = 0.75
-"""Of ln V, where the unigram entropy is not known: it is 0.7 to 0.75 of that for characters and for BPE alike."""
 ROSE = 1.1
 """Times its start or its best level: no healthy run's training loss has been seen to rise by a tenth."""
-RATIO = 0.05
-"""Update over initial weights of a step at the full rate, to aim at: AdamW's 1e-3 at standard deviation 0.02."""
-RATIO_HIGH = 0.6
-"""Of the same: healthy runs are below (AdamW 1e-2: 0.5), those at three times that learn frequencies only."""
 MOVEMENT = 0.3
 """Sum of all update ratios, below which weights are still their random start: healthy runs, however short, pass 0.5."""
 DEPTH = 1e-3
@@ -47,75 +50,12 @@ DEAD = 0.3
 SPIKE, SPIKES = 20.0, 0.05
 """A spike's gradient norm over the median, and the share of intervals that have one: healthy runs have single ones."""
 GROWTH, BEYOND_CLIP = 5.0, 8.0
-"""Of the gradient norm from the second quarter to the last; over the norm that it is clipped to, in nearly all steps."""
+"""Of the gradient norm from the second quarter to the last; over the norm that it is clipped to, in nearly all
+steps."""
 WAIT = 0.25
 """Share of the wall time: a loader that keeps up is below 0.1."""
-
-SEVERITIES = ("critical", "warning")
 CAUSES = ("rate_too_high", "rate_too_low", "vanishing_gradients")
 """Why a loss does not fall."""
-
-
-class CannotJudge(Exception):
-    """Too little is known yet; the message says what of."""
-
-
-@dataclass
-class Finding:
-    """A sickness, with what speaks for it and what to do."""
-
-    rule: str
-    severity: str
-    """critical: the run is lost; warning: it is worse than it could be."""
-    step: int
-    """At which it was seen."""
-    message: str
-    advice: str
-    evidence: dict[str, float] = field(default_factory=dict)
-    signal: str = "loss"
-    """Where it is seen in a picture."""
-    since: int = 0
-    """Step at which it began, where that can be told."""
-
-    @property
-    def line(self) -> str:
-        """Everything in one line."""
-        return f"{self.rule}: {self.message}. {self.advice}"
-
-
-class Rule(NamedTuple):
-    """A rule under its name."""
-
-    judge: Callable[[Signals], Finding | None]
-    needs: tuple[str, ...]
-    """Signals without which it cannot judge."""
-    asks: str
-    """What it looks for, in some words."""
-
-
-RULES: dict[str, Rule] = {}
-
-
-def rule(asks: str, *needs: str) -> Callable:
-    """Registers a function under its name."""
-
-    def register(judge: Callable[[Signals], Finding | None]) -> Callable:
-        RULES[judge.__name__] = Rule(judge, needs, asks)
-        return judge
-
-    return register
-
-
-@dataclass
-class Report:
-    """What `diagnose` has to say."""
-
-    findings: list[Finding]
-    """The gravest first."""
-    checked: list[str]
-    """Rules that could judge."""
-    unchecked: dict[str, str]
-    """Rule -> why it could not."""
 
 
 def diagnose(run: Signals) -> Report:
@@ -141,89 +81,10 @@ def diagnose(run: Signals) -> Report:
     return report
 
 
-# ---- what several rules ask
-
-
-class Course(NamedTuple):
-    """The training loss after the warm-up, in levels."""
-
-    start: float
-    early: float
-    end: float
-    best: float
-    worst: float
-    noise: float
-
-    @property
-    def flat(self) -> bool:
-        """It has not fallen over the judged part."""
-        return self.early - self.end < NEAR * self.early
-
-
-def course(run: Signals) -> Course:
-    """Levels of the loss.
-
-    Raises:
-        CannotJudge: the run is too short.
-    """
-    loss, first = run.judged_loss, run["loss"]
-    if len(run["lr"]) and run.warmup_end >= run["lr"].steps[-2:][0] and len(loss) < 2:
-        raise CannotJudge("the run is still in its warm-up")
-    steps = run.last_step - run.warmup_end
-    planned = (run.facts.max_steps or 0) - run.warmup_end
-    if len(loss) < POINTS or steps < STEPS:
-        raise CannotJudge(
-            f"too short: {len(loss)} logged losses over {max(steps, 0)} steps after the warm-up, needs {POINTS} and {STEPS}"
-        )
-    if steps < SHARE * planned:
-        raise CannotJudge(f"too early: step {run.last_step} of {run.facts.max_steps}")
-    levels = [loss.part(quarter / 4, (quarter + 1) / 4).median for quarter in range(4)]
-    start = float(first.values[0])
-    if run.uniform is not None and not run.facts.pretrained:
-        start = max(start, run.uniform) if start < 1.5 * run.uniform else start
-    return Course(start, levels[0], levels[-1], min(levels), max(levels), loss.noise)
-
-
-def trivial_level(run: Signals, levels: Course) -> float:
-    """The loss of knowing frequencies only: measured, or a guess from ln V or from where the run began."""
-    return run.facts.unigram or TRIVIAL * (run.uniform or levels.start)
-
-
-def sentence(text: str) -> str:
-    """With a capital letter."""
-    return text[:1].upper() + text[1:]
-
-
-def rounded(value: float) -> str:
-    """A learning rate to try: one digit."""
-    return f"{float(f'{value:.0e}'):g}"
-
-
-def better_rate(run: Signals) -> str:
-    """Advice: the rate at which a step would move the weights by RATIO of their size."""
-    if run.peak_ratio:
-        return f"try a rate of {rounded(run.peak_lr * RATIO / run.peak_ratio)}"
-    return ""
-
-
-def lower_rate(run: Signals) -> str:
-    """Advice: better_rate where the rate is known to be too high, or else a third."""
-    if run.peak_ratio and run.peak_ratio > RATIO_HIGH:
-        return f"lower the learning rate: {better_rate(run)}"
-    return f"lower the learning rate to a third{f' ({rounded(run.peak_lr / 3)})' if run.peak_lr else ''}"
-
-
-def level_in_words(run: Signals, level: float) -> str:
-    """A loss beside what it takes to know nothing, or frequencies only."""
-    known = [("ln V", run.uniform), ("the tokens' frequencies", run.facts.unigram)]
-    beside = [f"{name}: {value:.2f}" for name, value in known if value]
-    return f"{level:.2f}" + (f" ({', '.join(beside)})" if beside else "")
-
-
 # ---- 1: the loss does not fall
 
 
-@rule("the rate is so high that the loss does not fall", "loss")
+@rule("loss")
 def rate_too_high(run: Signals) -> Finding | None:
     """The loss rises, or stays where only frequencies are known while a step moves weights by their own size."""
     levels = course(run)
@@ -231,7 +92,8 @@ def rate_too_high(run: Signals) -> Finding | None:
     rose = max(levels.worst / levels.start, levels.end / levels.best) > ROSE
     high = ratio is not None and ratio > RATIO_HIGH
     stuck = not run.facts.pretrained and levels.end > LITTLE * trivial_level(run, levels)
-    if not (rose and (ratio is None or ratio > RATIO / 10) or high and stuck):
+    by_rate = rose and (ratio is None or ratio > RATIO / 10)  # weights that hardly move cannot be thrown far
+    if not by_rate and not (high and stuck):
         return None
     what = f"the training loss rose to {levels.worst:.2f}" if rose else "the training loss hardly falls"
     message = f"{what} and is at {level_in_words(run, levels.end)}"
@@ -245,7 +107,7 @@ def rate_too_high(run: Signals) -> Finding | None:
     return Finding("rate_too_high", "critical", run.last_step, message, advice, evidence, since=run.warmup_end)
 
 
-@rule("the rate is so low that the loss hardly falls", "loss")
+@rule("loss")
 def rate_too_low(run: Signals) -> Finding | None:
     """The weights stay at their random start."""
     levels = course(run)
@@ -274,14 +136,6 @@ def rate_too_low(run: Signals) -> Finding | None:
     return Finding("rate_too_low", "critical", run.last_step, message, advice, evidence | {"loss": levels.end})
 
 
-def steadily_falling(run: Signals) -> bool:
-    """Whether the loss, smoothed, falls from each third of the run to the next by more than its noise."""
-    loss = run.judged_loss
-    thirds = [loss.part(third / 3, (third + 1) / 3) for third in range(3)]
-    error = loss.noise * math.sqrt(2 / max(len(thirds[0]), 1))
-    return all(before.values.mean() - after.values.mean() > error for before, after in zip(thirds, thirds[1:]))
-
-
 def vanishing(run: Signals) -> bool:
     """Whether the first block's gradient, or all of it, is next to nothing."""
     depth, norm = run["gradient_depth"], run["gradient_norm"]
@@ -289,7 +143,7 @@ def vanishing(run: Signals) -> bool:
     return shallow or (len(norm) > 2 and norm.part(0.5, 1).median < DEPTH)
 
 
-@rule("gradients do not reach the first layers", "loss", "gradient_norm")
+@rule("loss", "gradient_norm")
 def vanishing_gradients(run: Signals) -> Finding | None:
     """The loss stays, and the gradient fades on its way to the first layers."""
     levels = course(run)
@@ -315,7 +169,7 @@ def vanishing_gradients(run: Signals) -> Finding | None:
 # ---- 2: the loss oscillates
 
 
-@rule("the loss swings", "loss")
+@rule("loss")
 def oscillating_loss(run: Signals) -> Finding | None:
     """Between logged losses there is as much difference as the run has made."""
     levels = course(run)
@@ -341,17 +195,10 @@ def oscillating_loss(run: Signals) -> Finding | None:
     return Finding("oscillating_loss", "warning", run.last_step, message, advice, evidence)
 
 
-def binned(series: Series, bins: int = 40) -> Series:
-    """Means over equal numbers of neighbours, at most so many: a dense log and a sparse one look alike."""
-    width = -(-len(series) // bins)
-    whole = len(series) // width * width
-    return Series(series.steps[:whole].reshape(-1, width)[:, -1], series.values[:whole].reshape(-1, width).mean(axis=1))
-
-
 # ---- 3: the network learns its training text by heart
 
 
-@rule("validation gets worse while training gets better", "loss", "val_loss")
+@rule("loss", "val_loss")
 def overfitting(run: Signals) -> Finding | None:
     """The validation loss rises over its best, or stays while the training loss runs away from it."""
     val, loss = run["val_loss"], run["loss"]
@@ -387,16 +234,10 @@ def overfitting(run: Signals) -> Finding | None:
     return Finding("overfitting", "warning", run.last_step, message, advice, evidence, "val_loss", since=step)
 
 
-def around(loss: Series, step: float) -> float:
-    """The training loss at a step: the median of the logged values there, a tenth of the run wide."""
-    width = max(0.05 * loss.steps[-1], np.sort(np.abs(loss.steps - step))[min(2, len(loss) - 1)])
-    return float(np.median(loss.values[np.abs(loss.steps - step) <= width]))
-
-
 # ---- 4, 5: units and gradients
 
 
-@rule("hidden units that nothing turns on", "dead_units_worst")
+@rule("dead_units_worst")
 def dead_units(run: Signals) -> Finding | None:
     """Units of a layer for which the activation is off, and so its derivative, on whole batches."""
     worst = run["dead_units_worst"].part(0.5, 1)
@@ -416,7 +257,7 @@ def dead_units(run: Signals) -> Finding | None:
     return Finding("dead_units", "warning", run.last_step, message, advice, evidence, "dead_units_worst")
 
 
-@rule("gradients that grow, or spike again and again", "gradient_norm")
+@rule("gradient_norm")
 def exploding_gradients(run: Signals) -> Finding | None:
     """The norm grows, has spikes in many intervals, or is far above the clipping limit all the time."""
     norm = run["gradient_norm"].after(run.warmup_end)
@@ -457,7 +298,7 @@ def exploding_gradients(run: Signals) -> Finding | None:
 # ---- 6: numbers that are none
 
 
-@rule("NaN or infinity", "loss")
+@rule()
 def non_finite(run: Signals) -> Finding | None:
     """In the loss or the gradient norm, or where training stopped for it."""
     stop = run.found_non_finite
@@ -469,6 +310,8 @@ def non_finite(run: Signals) -> Finding | None:
         if len(bad):
             step = int(run.raw[name].steps[bad[0]])
             return non_finite_finding(step, None, f"{name} is {run.raw[name].values[bad[0]]} at step {step}")
+    if not len(run["loss"]):
+        raise CannotJudge("not logged: loss")
     return None
 
 
@@ -491,7 +334,7 @@ def non_finite_finding(step: int, place: str | None, message: str) -> Finding:
 # ---- 7: the loader
 
 
-@rule("training waits for its data", "data_wait")
+@rule("data_wait")
 def data_bottleneck(run: Signals) -> Finding | None:
     """The share of wall time that passes between a step and the next batch."""
     wait = run["data_wait"]
@@ -500,7 +343,8 @@ def data_bottleneck(run: Signals) -> Finding | None:
     share = wait.part(0.1, 1).median
     if share < WAIT:
         return None
-    message = f"{share:.0%} of the wall time passes in waiting for batches: without it training is {1 / (1 - share):.1f} times as fast"
+    faster = 1 / (1 - share)
+    message = f"{share:.0%} of the wall time passes in waiting for batches: without it, {faster:.1f} times the speed"
     advice = "Set data.num_workers, keep the data on a local disk, prepare it beforehand (tokens, sizes)"
     return Finding("data_bottleneck", "warning", run.last_step, message, advice, {"data_wait": share}, "data_wait")
 
@@ -508,7 +352,7 @@ def data_bottleneck(run: Signals) -> Finding | None:
 # ---- 8: the loss stays where nothing is known
 
 
-@rule("the loss stays at ln V or at the tokens' frequencies", "loss")
+@rule("loss")
 def plateau(run: Signals) -> Finding | None:
     """Outputs that do not depend on the input."""
     levels = course(run)

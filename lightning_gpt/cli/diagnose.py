@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lightning_gpt.callbacks.diagnosis_rules import Report
+    from lightning_gpt.callbacks.diagnosis_report import Report
     from lightning_gpt.callbacks.diagnosis_signals import Facts, Signals
     from lightning_gpt.experiments.run_reader import Run
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from lightning_gpt.callbacks.diagnosis_rules import Finding, Report
+    from lightning_gpt.callbacks.diagnosis_report import Finding, Report
     from lightning_gpt.callbacks.diagnosis_signals import Signals
 
 COLUMNS = 5
