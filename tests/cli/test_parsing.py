@@ -24,14 +24,14 @@ def test_null_for_a_part_of_a_class_goes_through_a_configuration():
 
 
 def test_a_list_of_positionals_is_said_word_by_word():
-    from lightning_gpt.cli.parsing import with_listed_positionals
+    from lightning_gpt.cli.parsing import with_lists
 
     def compare(runs: list[str], metric: str = "val/loss") -> None: ...
 
     def one(path: str) -> None: ...
 
     said = ["a", "b c", "--metric", "x"]
-    assert with_listed_positionals(compare, said) == ['["a", "b c"]', "--metric", "x"]
-    assert with_listed_positionals({"compare": compare, "one": one}, ["compare", *said])[1] == '["a", "b c"]'
+    assert with_lists(compare, said) == ['["a", "b c"]', "--metric", "x"]
+    assert with_lists({"compare": compare, "one": one}, ["compare", *said])[1] == '["a", "b c"]'
     for untouched in (["one", "a"], ["compare"], ["compare", "[a, b]"], ["--help"]):
-        assert with_listed_positionals({"compare": compare, "one": one}, untouched) == untouched
+        assert with_lists({"compare": compare, "one": one}, untouched) == untouched
