@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from lightning_gpt.cli.plan_fit import plan_fit
+from lightning_gpt.cli.plan_memory import plan_memory_command
 from lightning_gpt.cli.plan_scaling import plan_scaling
 from lightning_gpt.cli.plan_time import plan_time
 from lightning_gpt.nn import GPTConfig, flops
@@ -93,5 +94,11 @@ def plan_model(model: str, context: int | None = None) -> None:
         print(f"  {name:<{width}}  {value}")
 
 
-PLANS = {"model": plan_model, "scaling": plan_scaling, "fit": plan_fit, "time": plan_time}
+PLANS = {
+    "model": plan_model,
+    "scaling": plan_scaling,
+    "fit": plan_fit,
+    "time": plan_time,
+    "memory": plan_memory_command,
+}
 """Subcommand -> function, in the form that jsonargparse takes."""

@@ -1,0 +1,128 @@
+"""What is held at each moment of an optimizer step, and which moment holds most."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+from lightning_gpt.data.loader import _PREFETCH
+from lightning_gpt.nn.flops import kv_cache_bytes
+from lightning_gpt.planning.memory_activations import block_use, copy_bytes, ends_use, mask_bytes
+from lightning_gpt.planning.memory_head import head_use
+from lightning_gpt.planning.memory_job import TrainingJob
+from lightning_gpt.planning.memory_states import (
+    communication_bytes,
+    gradient_bytes,
+    optimizer_bytes,
+    step_bytes,
+    weight_bytes,
+)
+
+LASTING = ("weights", "gradients", "optimizer", "communication", "batches")
+"""Components that are the same in every step, or nearly."""
+COMPONENTS = (
+    *LASTING,
+    "activations",
+    "recomputed block",
+    "weight copies",
+    "logits and loss",
+    "working tensors",
+    "key/value cache",
+)
+"""Parts of a moment, in the order in which they are shown."""
+FORWARD, BACKWARD = "end of the forward pass", "backward pass of the last block"
+LOSS, EMBEDDING = "start of the backward pass", "end of the backward pass"
+STEP, VALIDATION, SAMPLING = "optimizer step", "validation", "sampling"
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What is held at one moment."""
+
+    name: str
+    parts: Mapping[str, float]
+    """Component -> bytes."""
+
+    @property
+    def total(self) -> float:
+        """Bytes."""
+        return sum(self.parts.values())
+
+    @property
+    def lasting(self) -> float:
+        """Bytes of what is the same in every step."""
+        return sum(self.parts.get(name, 0) for name in LASTING)
+
+
+def checkpointed(job: TrainingJob, layer: int) -> bool:
+    """Whether a layer is computed again in the backward pass."""
+    return bool(job.checkpoint_every) and layer % job.checkpoint_every == 0
+
+
+@lru_cache(maxsize=512)
+def moments(job: TrainingJob) -> tuple[Moment, ...]:
+    """Every moment of a step that can be the fullest, a validation and a sampling.
+
+    Lightning frees the gradients of the step before only after the forward pass, so both meet at its end.
+    """
+    rows, tokens, layers = job.batch_size, job.block_size, range(job.config.n_layer)
+    N, weight = rows * tokens, job.bytes.weights
+    uses = [block_use(job, layer, rows, tokens) for layer in layers]
+    again = [checkpointed(job, layer) for layer in layers]
+    inputs = N * job.config.n_embd * weight
+    kept = [inputs if again[layer] else uses[layer].saved for layer in layers]
+    copies = [copy_bytes(job, layer) for layer in layers]
+    # Autocast's copies of what is computed again live to the end of the forward pass, experts' (their own) do not.
+    late = [0 if again[layer] else copies[layer] for layer in layers]
+    ends, head = ends_use(job, rows, tokens), head_use(job, N)
+    saved, mask, gradients = ends.saved + sum(kept), mask_bytes(job, rows, tokens), gradient_bytes(job)
+    embedding = job.config.padded_vocab_size * job.config.n_embd * weight
+    batch = N * 8 * (3 if job.documents else 2)
+    always = {
+        "weights": weight_bytes(job),
+        "optimizer": optimizer_bytes(job),
+        "communication": communication_bytes(job),
+        "batches": batch * (2 + (_PREFETCH + 1 if job.prefetch else 0)),
+    }
+    early = gradients if job.accumulate > 1 else 0  # of the micro-batches before
+    top = uses[-1]
+
+    def moment(name: str, gradients: float, **parts: float) -> Moment:
+        return Moment(name, always | {"gradients": gradients} | {key.replace("_", " "): v for key, v in parts.items()})
+
+    loss = {"logits and loss": head.held + head.forward}
+    found = [
+        moment(FORWARD, gradients, activations=saved, weight_copies=sum(copies) + head.copies, working_tensors=mask),
+        moment(LOSS, early, activations=saved, weight_copies=sum(late) + head.copies, working_tensors=mask),
+        moment(
+            BACKWARD,
+            early + gradient_bytes(job, range(layers[-1], layers[-1] + 1)),
+            activations=saved,
+            recomputed_block=top.saved + top.working if again[-1] else 0,
+            weight_copies=sum(late) + (copies[-1] if again[-1] else 0),
+            working_tensors=embedding + (0 if again[-1] else top.working),
+        ),
+        moment(EMBEDDING, gradients + early, activations=ends.saved + kept[0], working_tensors=2 * embedding),
+        moment(STEP, gradients, working_tensors=step_bytes(job)),
+    ]
+    found[0] = Moment(FORWARD, found[0].parts | loss)
+    found[1] = Moment(LOSS, found[1].parts | {"logits and loss": head.held + head.backward})
+    if job.validation[0]:
+        found.append(moment(VALIDATION, gradients, **_validation(job)))
+    if job.sample_rows and job.sample_tokens:
+        size = min(job.sample_tokens, job.config.block_size)
+        cache_bytes = job.sample_rows * kv_cache_bytes(job.config, size, job.weight_dtype)
+        found.append(moment(SAMPLING, gradients, **{"key/value cache": cache_bytes}))
+    return tuple(found)
+
+
+def _validation(job: TrainingJob) -> dict[str, float]:
+    """Nothing is kept from layer to layer: the stream, and the widest half of a layer."""
+    rows, tokens = job.validation
+    config, N = job.config, rows * tokens
+    widest = max(sum(block_use(job, layer, rows, tokens)[:2]) for layer in range(config.n_layer))
+    return {
+        "activations": 2 * N * config.n_embd * job.bytes.weights + widest / 2,
+        "weight copies": sum(copy_bytes(job, layer) for layer in range(config.n_layer)),
+        "logits and loss": head_use(job, N, training=False).forward,
+        "working tensors": mask_bytes(job, rows, tokens),
+    }
