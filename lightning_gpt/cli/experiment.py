@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lightning_gpt.cli.search import search_command
+
 
 def run_command(
     yaml: str,
@@ -93,5 +95,5 @@ def _stop(number: int, frame: object) -> None:
     raise SystemExit(128 + number)
 
 
-EXPERIMENTS = {"run": run_command, "report": report_command}
+EXPERIMENTS = {"run": run_command, "report": report_command, "search": search_command}
 """Subcommand -> function, in the form that jsonargparse takes."""

@@ -137,12 +137,21 @@ def load_experiment(path: str | Path) -> Experiment:
     path = Path(path)
     content = read_yaml(path)
     try:
-        return _checked(path, content)
+        return checked_experiment(path, content)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
 
-def _checked(path: Path, content: dict[str, Any]) -> Experiment:
+def checked_experiment(path: Path, content: dict[str, Any]) -> Experiment:
+    """As load_experiment, of a file's content.
+
+    Args:
+        path: names the experiment; not read.
+        content: the fields.
+
+    Raises:
+        ValueError: one line that names the field and the mend.
+    """
     known = {one.name: one for one in fields(Experiment) if one.name != "path"}
     for key in content:
         if key not in known:
