@@ -188,7 +188,7 @@ def check_verb(args: list[str]) -> None:
     """Parses without running; a mistake exits with 2."""
     from jsonargparse import auto_cli, capture_parser
 
-    from lightning_gpt.cli.parsing import ClearErrorParser, with_bare_flags, with_lists, with_named_positionals
+    from lightning_gpt.cli.parsing import ClearErrorParser, completed
 
     verb, options = args[0], args[1:]
     if verb.startswith("--"):
@@ -197,7 +197,7 @@ def check_verb(args: list[str]) -> None:
     if function:
         command = getattr(__import__(f"lightning_gpt.cli.{module}", fromlist=[function]), function)
         parser = capture_parser(lambda: auto_cli(command, args=[], parser_class=ClearErrorParser))
-        parser.parse_args(with_lists(command, with_named_positionals(command, with_bare_flags(command, options))))
+        parser.parse_args(completed(command, options))
         return
     with pytest.raises(SystemExit) as stop:
         main([verb, *options, "--print_config"])

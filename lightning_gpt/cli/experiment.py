@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lightning_gpt.cli.batch_size import batch_size_command
+from lightning_gpt.cli.lr_range import lr_range_command
 from lightning_gpt.cli.search import search_command
 
 
@@ -95,5 +97,11 @@ def _stop(number: int, frame: object) -> None:
     raise SystemExit(128 + number)
 
 
-EXPERIMENTS = {"run": run_command, "report": report_command, "search": search_command}
+EXPERIMENTS = {
+    "run": run_command,
+    "report": report_command,
+    "search": search_command,
+    "lr_range": lr_range_command,
+    "batch_size": batch_size_command,
+}
 """Subcommand -> function, in the form that jsonargparse takes."""

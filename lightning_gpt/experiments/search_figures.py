@@ -75,7 +75,8 @@ def draw_slices(results: dict[str, Any], directory: Path) -> Path | None:
             # Apart from each other, as many trials have the same choice.
             spread = [known.index(text) + 0.3 * (((7 * i) % 11) / 10 - 0.5) for i, text in enumerate(texts)]
             _scatter(panel, results, spread)
-            panel.set_xticks(range(len(known)), [text.strip('"') for text in known], fontsize=8)
+            panel.set_xticks(range(len(known)), [text.strip('"') for text in known], fontsize=7)
+            panel.set_xlim(-0.5, len(known) - 0.5)
         panel.set_xlabel(name)
     for row in panels:
         row[0].set_ylabel(_label(results))

@@ -1,0 +1,219 @@
+"""`lightning-gpt experiment batch_size`: the micro-batch that fits, and the one to take."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+UNITS = {"": 1, "B": 1, "KB": 1000, "MB": 1000**2, "GB": 1000**3, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+SHARE = 0.8
+"""Of the memory that is free, which is taken where nothing is said."""
+POLL_SECONDS = 0.02
+
+
+def batch_size_command(
+    fit: list[str] | None = None,
+    memory: str | None = None,
+    most: int = 4096,
+    slowest: float = 10.0,
+    steps: int = 3,
+    out: str = "runs/batch_size",
+) -> None:
+    """Find the largest micro-batch that fits, the speed of each size, and the smallest within 5% of the best speed.
+
+    Each size is a process of its own that trains a few whole optimizer steps: 1, 2, 4, ... windows, then the sizes
+    between the last that fits and the first that does not. On a GPU that is found by trying. On a CPU nothing is tried
+    that by the growth so far would need more than the limit, and a process that passes it is ended at once.
+
+    Args:
+        fit: what `lightning-gpt fit` takes, written as there: -c files and dotted settings.
+        memory: limit of the memory of one training process on a CPU, such as 8GiB; null: 80% of what is free.
+        most: windows tried at most.
+        slowest: seconds of an optimizer step, beyond which no larger batch is tried.
+        steps: optimizer steps that are timed, after two that are not.
+        out: directory of batch_size.md, batch_size.png and batch_size.json.
+    """
+    from lightning_gpt.cli.measured_run import with_files
+    from lightning_gpt.cli.parsing import with_nulls_as_config
+    from lightning_gpt.cli.settings_check import fit_parser
+    from lightning_gpt.experiments.batch_size import (
+        FIGURE_FILE,
+        draw_sizes,
+        find_sizes,
+        recommended,
+        sizes_table,
+        split,
+    )
+    from lightning_gpt.experiments.results import hardware, versions
+    from lightning_gpt.experiments.tables import markdown
+
+    fit = with_files(fit)
+    for name, value in (("most", most), ("slowest", slowest), ("steps", steps)):
+        if value <= 0:
+            raise ValueError(f"{name}={value} must be positive")
+    settings = fit_parser().parse_args(["fit", *with_nulls_as_config(fit)])["fit"]
+    block_size = settings["data.init_args.block_size"]
+    windows = settings["data.init_args.batch_size"] * (settings["trainer.accumulate_grad_batches"] or 1)
+    limit = parsed_bytes(memory) if memory else None if _on_gpu(settings) else int(SHARE * free_bytes())
+    tried = _Trial(fit, block_size, limit, steps)
+    sizes = find_sizes(tried, limit, most, slowest)
+
+    best, kept = recommended(sizes.measured), split(windows, sizes.measured)
+    heading = ["micro-batch", "tokens/s", "seconds a step", "peak GiB", f"accumulation for {windows} windows"]
+    about = " (foretold from the growth, not tried)" if sizes.foretold else ""
+    lines = [
+        f"Largest micro-batch that fits: {sizes.largest} windows{about}. {sizes.end[:1].upper()}{sizes.end[1:]}.",
+        f"Smallest within 5% of the best speed: {best.size} windows ({best.tokens_per_second:,.0f} tokens/s).",
+    ]
+    if kept is not None:
+        lines.append(
+            f"For the {windows} windows a step that the configuration has, on each device: --data.batch_size "
+            f"{kept[0].size} --trainer.accumulate_grad_batches {kept[1]}"
+        )
+    command = f"lightning-gpt experiment batch_size {' '.join(fit)}" + (f" --memory {memory}" if memory else "")
+    machine = hardware()
+    device = ", ".join(machine["gpus"]) or f"{machine['cpu']}, {machine['cores']} core(s)"
+    allowed = f"; limit {limit / 2**30:.2f} GiB" if limit else ""
+    table = markdown(heading, [[str(one) for one in row] for row in sizes_table(sizes, windows)])
+    text = "\n\n".join(
+        [
+            "# Micro-batches: memory and speed",
+            f"```\n{command}\n```",
+            *lines,
+            table,
+            f"{block_size} tokens a window{allowed}. {device}; {', '.join(' '.join(v) for v in versions().items())}.",
+            f"![Speed and memory]({FIGURE_FILE})",
+        ]
+    )
+    directory = Path(out)
+    directory.mkdir(parents=True, exist_ok=True)
+    content = {
+        "command": command,
+        "limit": limit,
+        "block_size": block_size,
+        "largest": sizes.largest,
+        "foretold": sizes.foretold,
+        "end": sizes.end,
+        "recommended": best.size,
+        "measured": [vars(one) for one in sizes.measured],
+        "hardware": machine,
+        "versions": versions(),
+    }
+    for name, written in (("batch_size.md", text + "\n"), ("batch_size.json", json.dumps(content, indent=1) + "\n")):
+        temporary = directory / f".{name}"
+        temporary.write_text(written, encoding="utf-8")
+        temporary.replace(directory / name)
+    draw_sizes(sizes, limit, directory / FIGURE_FILE)
+    print("\n".join(lines))
+    print(directory / "batch_size.md")
+
+
+class _Trial:
+    """Measures one size in a process of its own."""
+
+    def __init__(self, fit: list[str], block_size: int, limit: int | None, steps: int) -> None:
+        self.fit, self.block_size, self.limit, self.steps = fit, block_size, limit, steps
+
+    def __call__(self, size: int) -> Any:
+        """What it costs; None: it does not fit.
+
+        Raises:
+            RuntimeError: it failed for another reason.
+        """
+        from statistics import median
+
+        from lightning_gpt.cli.measured_run import measured_settings
+        from lightning_gpt.experiments.batch_size import Measured
+
+        with tempfile.TemporaryDirectory() as name:
+            place = Path(name)
+            callback = {
+                "class_path": "lightning_gpt.callbacks.measurement.StepCost",
+                "init_args": {"path": str(place / "cost.json"), "steps": self.steps},
+            }
+            settings = measured_settings(place, 2 + self.steps, callback)
+            settings["trainer"]["accumulate_grad_batches"] = 1
+            settings["data"] = {"init_args": {"batch_size": size}}
+            (place / "size.yaml").write_text(json.dumps(settings))
+            with open(place / "fit.log", "wb") as log:
+                process = subprocess.Popen(
+                    [sys.executable, "-m", "lightning_gpt", "fit", *self.fit, "-c", str(place / "size.yaml")],
+                    stdout=log,
+                    stderr=log,
+                    stdin=subprocess.DEVNULL,
+                )
+            fits = self._watched(process)
+            told = (place / "fit.log").read_text(encoding="utf-8", errors="replace")
+            if not fits or (process.returncode and ("out of memory" in told.lower() or "can't allocate" in told)):
+                print(f"{size:>6} windows: do not fit", file=sys.stderr, flush=True)
+                return None
+            if process.returncode or not (place / "cost.json").exists():
+                last = told.strip().splitlines()[-1:] or ["no message"]
+                message = last[0].removeprefix("lightning-gpt: error: ")
+                raise RuntimeError(f"a run of {size} windows failed with status {process.returncode}: {message}")
+            cost = json.loads((place / "cost.json").read_text())
+        seconds = median(cost["seconds"])
+        one = Measured(size, size * self.block_size / seconds, seconds, cost["peak_bytes"])
+        print(
+            f"{size:>6} windows: {one.tokens_per_second:>9,.0f} tokens/s  {one.peak_bytes / 2**30:6.2f} GiB",
+            file=sys.stderr,
+            flush=True,
+        )
+        return one
+
+    def _watched(self, process: subprocess.Popen) -> bool:
+        """Waits for the end; False: the process passed the limit and was ended."""
+        import psutil
+
+        try:
+            watched = psutil.Process(process.pid)
+            while process.poll() is None:
+                if self.limit and watched.memory_info().rss > self.limit:
+                    process.kill()
+                    process.wait()
+                    return False
+                time.sleep(POLL_SECONDS)
+        except psutil.NoSuchProcess:
+            process.wait()
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+        return True
+
+
+def _on_gpu(settings: Any) -> bool:
+    import torch
+
+    return settings["trainer.accelerator"] in ("gpu", "cuda", "auto") and torch.cuda.is_available()
+
+
+def parsed_bytes(text: str) -> int:
+    """8GiB, 500MB, 1e9 -> bytes.
+
+    Raises:
+        ValueError: it is no amount of memory.
+    """
+    found = re.fullmatch(r"\s*([\d.]+(?:e\d+)?)\s*([A-Za-z]*)\s*", text)
+    if not found or found[2].upper() not in UNITS or float(found[1]) <= 0:
+        raise ValueError(f"memory={text!r} must be an amount such as 8GiB or 500MB")
+    return int(float(found[1]) * UNITS[found[2].upper()])
+
+
+def free_bytes() -> int:
+    """Memory that this process may still take: what is free on the machine, or in its control group if that is less."""
+    import psutil
+
+    free = psutil.virtual_memory().available
+    for limit, used in (
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ):
+        if os.path.exists(limit) and (text := Path(limit).read_text().strip()).isdigit():
+            free = min(free, max(0, int(text) - int(Path(used).read_text())))
+    return free
