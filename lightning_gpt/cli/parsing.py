@@ -137,40 +137,6 @@ def completed(command: Callable | dict, args: list[str]) -> list[str]:
     return with_lists(command, with_named_positionals(command, args))
 
 
-def with_fit_arguments(command: Callable | dict, args: list[str]) -> list[str]:
-    """Command line in which a verb with a parameter `fit` takes -c files and dotted settings as `fit` itself does.
-
-    Args:
-        command: the verb's function, or its subcommands' by name.
-        args: what follows the verb.
-    """
-    chosen = command.get(args[0] if args else "") if isinstance(command, dict) else command
-    if not callable(chosen) or "fit" not in inspect.signature(chosen).parameters:
-        return args
-    rest, fit, waiting = [], [], list(args)
-    while waiting:
-        argument = waiting.pop(0)
-        option, equals, _ = argument.partition("=")
-        if option in ("-c", "--config") or (option.startswith("--") and "." in option and not option.endswith(".help")):
-            fit.append(argument)
-            if not equals and waiting:
-                fit.append(waiting.pop(0))
-        else:
-            rest.append(argument)
-    return [*rest, f"--fit={json.dumps(fit)}"] if fit else rest
-
-
-def completed(command: Callable | dict, args: list[str]) -> list[str]:
-    """Command line with everything that the parser itself would not understand spelled out.
-
-    Args:
-        command: the verb's function, or its subcommands' by name.
-        args: what follows the verb.
-    """
-    args = with_bare_flags(command, with_fit_arguments(command, args))
-    return with_listed_positionals(command, with_named_positionals(command, args))
-
-
 def with_nulls_as_config(args: list[str]) -> list[str]:
     """Command line in which `--model.config.moe null` is a `-c` with that one setting.
 

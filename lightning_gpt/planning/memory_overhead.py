@@ -40,8 +40,8 @@ PRODUCTS_KEPT = 1024
 @dataclass(frozen=True)
 class Shares:
     """What bytes of tensors take on the heap. A step makes and frees hundreds of tensors of some sizes; glibc's heap,
-    as cli/allocator.py sets it, never shrinks, and a hole takes no tensor of its own size, for alignment needs some bytes
-    more (glibc before 2.38)."""
+    as cli/allocator.py sets it, never shrinks, and a hole takes no tensor of its own size, for alignment needs some
+    bytes more (glibc before 2.38)."""
 
     passing: float
     """A byte of what is made and freed in every step."""
