@@ -1,6 +1,7 @@
 """`lightning-gpt experiment`: many training runs, one report."""
 
 import signal
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ def run_command(
     from lightning_gpt.experiments import collect_results, load_experiment, run_cells, write_report
     from lightning_gpt.experiments.engines import InlineEngine, choose_engine
     from lightning_gpt.experiments.plan import RUNS, plan_cells
-    from lightning_gpt.experiments.results import save_pictures, save_results
+    from lightning_gpt.experiments.results import save_board, save_pictures, save_results
 
     path = Path(yaml)
     experiment = load_experiment(path)
@@ -57,6 +58,8 @@ def run_command(
     results = collect_results(experiment, cells, f"lightning-gpt experiment run {path.as_posix()}")
     save_results(results, directory)
     save_pictures(cells, directory)
+    board = save_board(experiment, cells, results)
+    print(f"side by side: tensorboard --logdir {board}", file=sys.stderr)
     print(write_report(results, directory))
 
 

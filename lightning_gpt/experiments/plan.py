@@ -23,7 +23,7 @@ RUNS = Path("runs/experiments")
 CORPORA = Path("data/experiments")
 SMOKE_STEPS = 2
 
-QUIET = {"samples.tokens": 0, "run.tensorboard": False, "curve.enabled": False}
+QUIET = {"samples.tokens": 0, "curve.enabled": False}
 """What a cell does without, unless the experiment sets it."""
 
 

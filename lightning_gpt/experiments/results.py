@@ -13,6 +13,7 @@ from lightning_gpt.data.corpus_meta import CorpusMeta
 from lightning_gpt.data.tokenizer_source import load_tokenizer
 from lightning_gpt.experiments.cell_run import metrics_of, read_state
 from lightning_gpt.experiments.comparisons import comparisons_json
+from lightning_gpt.experiments.experiment_board import BoardCell, write_experiment_board
 from lightning_gpt.experiments.plan import Cell, budget_in_words
 from lightning_gpt.experiments.spec import Experiment
 
@@ -68,6 +69,31 @@ def save_results(results: dict[str, Any], directory: Path) -> Path:
     temporary.write_text(_compact(results) + "\n", encoding="utf-8")
     os.replace(temporary, path)
     return path
+
+
+def save_board(experiment: Experiment, cells: list[Cell], results: dict[str, Any]) -> Path:
+    """Writes the experiment's table and charts for `tensorboard --logdir` of the returned directory.
+
+    Args:
+        experiment: the checked file.
+        cells: of plan_cells, all finished.
+        results: of collect_results.
+    """
+    root = cells[0].directory.parent.parent
+    rows = [
+        BoardCell(
+            directory=cell.directory / "version_0",
+            variant=cell.variant,
+            seed=cell.seed,
+            overrides=results["variants"][cell.variant],
+            metrics=found["final"],
+            status=found["status"],
+            step=cell.max_steps,
+        )
+        for cell, found in zip(cells, results["cells"])
+    ]
+    write_experiment_board(root, rows, experiment.metrics)
+    return root
 
 
 def save_pictures(cells: list[Cell], directory: Path) -> None:

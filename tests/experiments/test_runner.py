@@ -30,6 +30,8 @@ def test_one_variant_through_a_real_process(write_experiment, tmp_path, capsys):
     assert cell["peak_memory_bytes"] > 2**26
     assert results["comparisons"] == {"val/loss": {}}
     assert "# Does it matter?" in (out / "report.md").read_text()
+    board = tmp_path / "runs/experiments/01_chapter/trial"
+    assert list(board.glob("*tfevents*")) and list((board / "one/seed_1/version_0").glob("*tfevents*"))
 
     state = tmp_path / "runs/experiments/01_chapter/trial/one/seed_1" / STATE_FILE
     before = state.stat().st_mtime_ns
