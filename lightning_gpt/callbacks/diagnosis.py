@@ -121,7 +121,7 @@ class Diagnosis(Callback):
             if step % trainer.log_every_n_steps == 0:
                 self._log(trainer, pl_module)
             elif step == 1:
-                self._measured(pl_module)
+                self._measured(trainer, pl_module)
             if step >= self._next_judgement and trainer.is_global_zero:
                 self._next_judgement = self._after(trainer)
                 self.judge(trainer)
@@ -137,17 +137,20 @@ class Diagnosis(Callback):
         if limit:
             self._clipped = self._clipped + (norm > limit)
 
-    def _measured(self, pl_module: LightningModule) -> dict[str, float]:
+    def _measured(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, float]:
         """Of the probes; the run's first step tells how much the weights move for a rate."""
         found = self._update.after_step()
         if self._units is not None:
             found |= self._units.end()
         if self.facts.update_per_lr is None and "update_ratio" in found and pl_module.learning_rate:
-            self.facts.update_per_lr = found["update_ratio"] / pl_module.learning_rate
+            optimizer = trainer.optimizers[0]
+            # Momentum of torch's SGD adds gradients up: while they agree, updates grow to 1 / (1 - momentum) times it.
+            momentum = optimizer.param_groups[0]["momentum"] if isinstance(optimizer, torch.optim.SGD) else 0.0
+            self.facts.update_per_lr = found["update_ratio"] / pl_module.learning_rate / (1 - momentum)
         return found
 
     def _log(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        found = self._measured(pl_module)
+        found = self._measured(trainer, pl_module)
         found["gradient_norm_max"] = float(self._largest)
         if trainer.gradient_clip_val:
             found["clipped"] = float(self._clipped) / trainer.log_every_n_steps

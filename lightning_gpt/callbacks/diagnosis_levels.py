@@ -23,18 +23,23 @@ RATIO_HIGH = 0.6
 
 
 class Course(NamedTuple):
-    """The training loss after the warm-up, in levels."""
+    """The training loss after the warm-up: medians of its quarters, and where it came from."""
 
     start: float
+    """The first logged, or ln V where that is more."""
     early: float
+    """First quarter."""
+    second: float
     end: float
+    """Last quarter."""
     best: float
     worst: float
+    """Of the four."""
 
     @property
     def flat(self) -> bool:
-        """It has not fallen over the judged part."""
-        return self.early - self.end < NEAR * self.early
+        """It has not fallen since the second quarter."""
+        return self.second - self.end < NEAR * self.second
 
 
 def course(run: Signals) -> Course:
@@ -56,7 +61,7 @@ def course(run: Signals) -> Course:
     start = float(first.values[0])
     if run.uniform is not None and not run.facts.pretrained:
         start = max(start, run.uniform)  # the first window has fallen already
-    return Course(start, levels[0], levels[-1], min(levels), max(levels))
+    return Course(start, levels[0], levels[1], levels[-1], min(levels), max(levels))
 
 
 def trivial_level(run: Signals, levels: Course) -> float:

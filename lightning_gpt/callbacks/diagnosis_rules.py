@@ -175,7 +175,7 @@ def oscillating_loss(run: Signals) -> Finding | None:
     levels = course(run)
     loss = binned(run.judged_loss)
     level, noise, fall = loss.median, loss.noise, max(levels.early - levels.end, 0.0)
-    if noise < NOISY * level or noise < SWING * fall or rate_too_high(run) is not None:
+    if noise < NOISY * level or noise < SWING * fall:
         return None
     message = f"the training loss swings by {noise:.2f} about {level:.2f}, and has fallen by {fall:.2f}"
     evidence = {"swing": noise, "loss": level, "fall": fall}
@@ -274,7 +274,7 @@ def exploding_gradients(run: Signals) -> Finding | None:
     evidence = {"median": median, "largest": float(largest.values.max()), "last_quarter": last, "spikes": spikes}
     lower = lower_rate(run)
     clip_at = f"set trainer.gradient_clip_val to {1.0 if not clip else rounded(min(clip, max(before, 0.1)))}"
-    if last > GROWTH * before and last > (clip or 0):
+    if len(norm) >= 2 * POINTS and last > GROWTH * before and last > (clip or 0):
         message = f"the gradient's norm grew from {before:.2g} to {last:.2g}"
         advice = f"{sentence(lower)}{'' if clip else f' and {clip_at}'}"
     elif spikes > SPIKES and spikes * len(largest) >= 3:
@@ -300,11 +300,12 @@ def exploding_gradients(run: Signals) -> Finding | None:
 
 @rule()
 def non_finite(run: Signals) -> Finding | None:
-    """In the loss or the gradient norm, or where training stopped for it."""
+    """In a loss, or where training stopped for it. A gradient's norm alone may be infinite: with fp16 such steps are
+    skipped."""
     stop = run.found_non_finite
     if stop:
         return non_finite_finding(int(stop.get("step", run.last_step)), stop.get("place"), stop.get("message", ""))
-    for signal in ("loss", "gradient_norm", "val_loss"):
+    for signal in ("loss", "val_loss"):
         name = run.name(signal)
         bad = np.flatnonzero(~np.isfinite(run.raw[name].values)) if name else []
         if len(bad):

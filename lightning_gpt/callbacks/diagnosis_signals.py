@@ -96,7 +96,7 @@ class Facts:
     batch_tokens: int | None = None
     """Tokens of an optimizer step."""
     update_per_lr: float | None = None
-    """Update over weights in the first optimizer step, per unit of learning rate."""
+    """Update over weights in the first optimizer step, per unit of learning rate; SGD's with its momentum added up."""
 
     def merged(self, other: "Facts") -> "Facts":
         """These, with the other's where these are not known."""

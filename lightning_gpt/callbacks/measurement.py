@@ -86,7 +86,9 @@ class StepCost(Callback):
         timed = self._ends[self.warmup - 1 :]
         peak = torch.cuda.max_memory_allocated(pl_module.device) if cuda else peak_resident_bytes()
         result: dict[str, Any] = {"seconds": [b - a for a, b in pairwise(timed)], "peak_bytes": peak}
-        self.path.write_text(json.dumps(result))
+        temporary = self.path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(result))
+        temporary.replace(self.path)
         raise Finished
 
 

@@ -14,6 +14,8 @@ UNITS = {"": 1, "B": 1, "KB": 1000, "MB": 1000**2, "GB": 1000**3, "KIB": 2**10, 
 SHARE = 0.8
 """Of the memory that is free, which is taken where nothing is said."""
 POLL_SECONDS = 0.02
+NO_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory")
+"""What torch and the system say when there is none left."""
 
 
 def batch_size_command(
@@ -147,12 +149,13 @@ class _Trial:
                     stderr=log,
                     stdin=subprocess.DEVNULL,
                 )
-            fits = self._watched(process)
+            fits = self._watched(process, place / "cost.json")
             told = (place / "fit.log").read_text(encoding="utf-8", errors="replace")
-            if not fits or (process.returncode and ("out of memory" in told.lower() or "can't allocate" in told)):
+            refused = not (place / "cost.json").exists() and any(one in told.lower() for one in NO_MEMORY)
+            if not fits or refused:
                 print(f"{size:>6} windows: do not fit", file=sys.stderr, flush=True)
                 return None
-            if process.returncode or not (place / "cost.json").exists():
+            if not (place / "cost.json").exists():
                 last = told.strip().splitlines()[-1:] or ["no message"]
                 message = last[0].removeprefix("lightning-gpt: error: ")
                 raise RuntimeError(f"a run of {size} windows failed with status {process.returncode}: {message}")
@@ -166,25 +169,25 @@ class _Trial:
         )
         return one
 
-    def _watched(self, process: subprocess.Popen) -> bool:
-        """Waits for the end; False: the process passed the limit and was ended."""
+    def _watched(self, process: subprocess.Popen, cost: Path) -> bool:
+        """Waits for the result or the end; False: the process passed the limit. It is ended as soon as all is known:
+        what Lightning does afterwards takes time, and memory that is none of the batch's."""
         import psutil
 
+        fits = True
         try:
             watched = psutil.Process(process.pid)
-            while process.poll() is None:
-                if self.limit and watched.memory_info().rss > self.limit:
-                    process.kill()
-                    process.wait()
-                    return False
+            while process.poll() is None and not cost.exists():
+                fits = not self.limit or watched.memory_info().rss <= self.limit
+                if not fits:
+                    break
                 time.sleep(POLL_SECONDS)
         except psutil.NoSuchProcess:
-            process.wait()
-        except BaseException:
+            pass
+        finally:
             process.kill()
             process.wait()
-            raise
-        return True
+        return fits
 
 
 def _on_gpu(settings: Any) -> bool:

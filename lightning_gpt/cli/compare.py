@@ -48,9 +48,9 @@ def compare_command(
     from lightning_gpt.experiments.run_reader import read_run
 
     found = [read_run(directory) for directory in find_runs(runs)]
-    logged = [run for run in found if run.series]
+    logged = [run for run in found if run.series or run.status]
     for run in found:
-        if not run.series:
+        if not (run.series or run.status):
             reason = f": {'; '.join(run.warnings)}" if run.warnings else ""
             print(f"warning: {run.directory} holds no numbers and is left out{reason}", file=sys.stderr)
     comparison = compare(keep(logged or found, filter or []), metrics or [], at, x, against, group, sort)

@@ -59,15 +59,20 @@ def signals_of(run: "Run") -> "Signals":
     from lightning_gpt.callbacks.diagnosis import read_diagnosis
     from lightning_gpt.callbacks.diagnosis_signals import Facts, Series, Signals
 
-    kept = read_diagnosis(run.directory)
-    facts = Facts.of(kept.get("facts")).merged(facts_of(run))
+    facts = Facts.of(read_diagnosis(run.directory).get("facts")).merged(facts_of(run))
     series = {name: Series(one.steps, one.values) for name, one in run.series.items() if name != "epoch"}
-    findings = kept.get("findings") if isinstance(kept.get("findings"), list) else []
-    stops = [one for one in findings if isinstance(one, dict) and one.get("rule") == "non_finite"]
-    stop: dict[str, Any] = {"step": stops[-1].get("step", 0), "message": stops[-1].get("message", "")} if stops else {}
+    stop = next((one for one in findings_in_training(run) if one["rule"] == "non_finite"), {})
     if not stop and run.status == "diverged" and run.message:
         stop = {"step": max((int(one.steps[-1]) for one in series.values()), default=0), "message": run.message}
     return Signals(series, facts, stop)
+
+
+def findings_in_training(run: "Run") -> list[dict[str, Any]]:
+    """What the run found while it trained."""
+    from lightning_gpt.callbacks.diagnosis import read_diagnosis
+
+    found = read_diagnosis(run.directory).get("findings")
+    return [one for one in found if isinstance(one, dict) and "rule" in one] if isinstance(found, list) else []
 
 
 def facts_of(run: "Run") -> "Facts":
@@ -128,6 +133,11 @@ def _describe(run: "Run", signals: "Signals", report: "Report", brief: bool) -> 
     for one in report.findings:
         lines += _wrapped(f"{one.severity}: {one.rule}: {one.message}.", "  ")
         lines += _wrapped(f"{one.advice}.", "    -> ")
+    for one in findings_in_training(run):
+        if one["rule"] not in [finding.rule for finding in report.findings]:
+            lines += _wrapped(
+                f"seen at step {one.get('step')}, not any more: {one['rule']}: {one.get('message')}", "  "
+            )
     lines += _wrapped(f"looked for: {', '.join(report.checked) or 'nothing'}", "  ")
     reasons: dict[str, list[str]] = {}
     for rule, reason in report.unchecked.items():

@@ -20,12 +20,12 @@ DATA = ("data_dir", "data_path", "dataset", "dataset_name", "data_root", "data.f
 """Last parts of settings that name the data."""
 WITHOUT_EFFECT = re.compile(
     r"(run|progress|samples|best|last|curve|attention)\..*|ckpt_path|weights_only|data\.(num_workers|pin_memory)|"
-    r"trainer\.(logger|callbacks|default_root_dir|profiler|log_every_n_steps|enable_\w+)(\..*)?"
+    r"trainer\.(logger|callbacks|default_root_dir|profiler|log_every_n_steps|val_check_interval|enable_\w+)(\..*)?"
 )
-"""Settings that decide where a run is kept and what is shown of it, not what it computes."""
+"""Settings that decide where a run is kept and what is seen of it, not what it computes."""
 PLACE = re.compile(rf"(?:({'|'.join(AXES)})\s*[ =:]\s*)?(common|[-+.\deE]+)")
 ENDED_OTHERWISE = ("running", "unfinished", "interrupted", "failed", "diverged")
-SKIPPED_TAGS = re.compile(r"epoch|hp_metric|step|lr.*|final(_cost)?/.*")
+SKIPPED_TAGS = re.compile(r"epoch|hp_metric|step|lr.*")
 
 
 @dataclass
@@ -53,10 +53,7 @@ class Row:
     @property
     def tokens_per_second(self) -> float | None:
         """Mean over its runs of the median over training."""
-        tags = [
-            next((tag for tag in run.series if "tokens_per_sec" in tag and "final" not in tag), None)
-            for run in self.runs
-        ]
+        tags = [next((tag for tag in run.series if "tokens_per_sec" in tag), None) for run in self.runs]
         return _mean([float(np.median(run.series[tag].values)) for run, tag in zip(self.runs, tags) if tag])
 
     @property
@@ -116,7 +113,8 @@ def compare(
     notes = [warning for run in runs for warning in run.warnings]
     known = {tag for run in runs for tag in run.series}
     if not known:
-        raise ValueError(f"none of {len(runs)} run(s) logged a number" + (f": {notes[0]}" if notes else ""))
+        told = notes + [f"{run.directory} {run.status}: {run.message}" for run in runs if run.message]
+        raise ValueError(f"none of {len(runs)} run(s) logged a number" + (f" ({told[0]})" if told else ""))
     chosen = [resolve(name, known, "--metrics") for name in metrics] or default_metrics(known)
     key, descending = (sort or "").removeprefix("-"), (sort or "").startswith("-")
     settings = differing_settings(runs)

@@ -8,6 +8,8 @@ from lightning_gpt.experiments.comparison import AXES, Comparison
 from lightning_gpt.experiments.comparison_curves import Curve, curves
 
 MOST_CHARTS = 6
+MOST_NAMES = 24
+"""In a legend."""
 MARKED = 15
 """Curves of fewer points get a mark at each."""
 
@@ -27,8 +29,11 @@ def draw(comparison: Comparison) -> tuple[Any, list[tuple[str, Any, list[Curve]]
     columns = min(len(charts), 2)
     lines = -(-len(charts) // columns)
     names = [row.name for row in comparison.rows]
-    legend_rows = -(-len(names) // 4)
-    figure = Figure(figsize=(1 + 6 * columns, 3.8 * lines + 0.25 * legend_rows), layout="constrained")
+    width = 1 + 6 * columns
+    # About five points a character of the legend.
+    legend_columns = max(1, min(4, int(width * 72 / (5 * max(map(len, names)) + 40))))
+    legend_rows = -(-len(names) // legend_columns) if len(names) <= MOST_NAMES else 1
+    figure = Figure(figsize=(width, 3.8 * lines + 0.2 * legend_rows), layout="constrained")
     grid = figure.subplots(lines, columns, squeeze=False).flatten()
     palette = colormaps["tab10"] if len(names) <= 10 else colormaps["tab20"] if len(names) <= 20 else None
     colours = {name: palette(i) if palette else colormaps["viridis"](i / len(names)) for i, name in enumerate(names)}
@@ -49,9 +54,11 @@ def draw(comparison: Comparison) -> tuple[Any, list[tuple[str, Any, list[Curve]]
     for axes in grid[len(charts) :]:
         axes.set_visible(False)
     shown = [name for name in names if name in handles]
-    figure.legend(
-        [handles[name] for name in shown], shown, loc="outside lower center", ncols=4, fontsize=8, frameon=False
-    )
+    if len(names) <= MOST_NAMES:
+        lines_shown = [handles[name] for name in shown]
+        figure.legend(lines_shown, shown, loc="outside lower center", ncols=legend_columns, fontsize=8, frameon=False)
+    else:
+        figure.supxlabel(f"{len(shown)} curves, from dark to light in the order of the table", fontsize=9)
     return figure, drawn
 
 

@@ -4,7 +4,7 @@ import html
 import json
 from pathlib import Path
 
-from lightning_gpt.experiments.comparison import AXES, Comparison
+from lightning_gpt.experiments.comparison import AXES, ENDED_OTHERWISE, Comparison
 from lightning_gpt.experiments.comparison_figure import svg
 from lightning_gpt.experiments.comparison_text import remarks, table
 
@@ -98,8 +98,7 @@ def page(comparison: Comparison) -> str:
 
 
 def _kind(status: str) -> str:
-    sick = ("diverged", "failed", "interrupted", "running", "unfinished")
-    return ' class="sick"' if any(word in status for word in sick) else ""
+    return ' class="sick"' if any(word in status for word in ENDED_OTHERWISE) else ""
 
 
 def save_page(comparison: Comparison, path: Path) -> None:

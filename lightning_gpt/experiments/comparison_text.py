@@ -4,7 +4,7 @@ import csv
 import io
 from typing import Any
 
-from lightning_gpt.experiments.comparison import AXES, Comparison, Row
+from lightning_gpt.experiments.comparison import AXES, ENDED_OTHERWISE, Comparison, Row
 from lightning_gpt.experiments.comparison_curves import curve_tag, sparklines
 from lightning_gpt.experiments.group_statistics import Interval
 
@@ -169,21 +169,23 @@ def as_csv(comparison: Comparison) -> str:
 
 
 def show(comparison: Comparison) -> None:
-    """Prints a rich table; for a terminal."""
+    """Prints a rich table with as many settings as the terminal is wide."""
     from rich.console import Console
     from rich.table import Table
 
-    heading, rows = table(comparison, MOST_SETTINGS)
+    console, most = Console(), MOST_SETTINGS
+    while True:
+        heading, rows = table(comparison, most)
+        width = sum(max(map(len, column)) + 2 for column in zip(heading, *rows))
+        if width <= console.width or most <= 1:
+            break
+        most -= 1
     shown = Table(box=None, header_style="bold", pad_edge=False)
     for index, name in enumerate(heading):
-        shown.add_column(name, no_wrap=index == len(heading) - 1, style="cyan" if index == 0 else None)
-    sick = ("diverged", "failed", "interrupted", "running", "unfinished")
+        shown.add_column(name, overflow="fold", style="cyan" if index == 0 else None)
     for row, cells in zip(comparison.rows, rows):
-        style = (
-            "red" if any(word in row.status for word in sick) else "bold" if row.name == comparison.baseline else None
-        )
-        shown.add_row(*cells, style=style)
-    console = Console()
+        sick = any(word in row.status for word in ENDED_OTHERWISE)
+        shown.add_row(*cells, style="red" if sick else "bold" if row.name == comparison.baseline else None)
     console.print(shown)
-    for line in remarks(comparison, MOST_SETTINGS):
+    for line in remarks(comparison, most):
         console.print(line, style="dim", highlight=False)

@@ -198,6 +198,8 @@ def _read_events(run: Run) -> dict[str, Any]:
         log.propagate = propagate
     run.warnings += dict.fromkeys(heard.lines)
     for tag in events.Tags()["scalars"]:
+        if tag.startswith(("final/", "final_cost/")):
+            continue  # what our runs say in their row of the HPARAMS tab
         last = {one.step: one for one in events.Scalars(tag)}
         points = [last[step] for step in sorted(last)]
         steps, values, times = zip(*((one.step, one.value, one.wall_time) for one in points))

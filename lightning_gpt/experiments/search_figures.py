@@ -65,17 +65,17 @@ def draw_slices(results: dict[str, Any], directory: Path) -> Path | None:
         panel.set_visible(False)
     for panel, (key, name) in zip(panels.flat, names.items()):
         values = [one["settings"][key] for one in trials]
-        if key in results["numbers"]:
+        if key not in results["choices"]:
             _scatter(panel, results, values)
             if key in results["logarithmic"]:
                 panel.set_xscale("log")
         else:
             texts = [json.dumps(value) for value in values]
-            known = sorted(set(texts))
+            known = [json.dumps(value) for value in results["choices"][key]]
             # Apart from each other, as many trials have the same choice.
             spread = [known.index(text) + 0.3 * (((7 * i) % 11) / 10 - 0.5) for i, text in enumerate(texts)]
             _scatter(panel, results, spread)
-            panel.set_xticks(range(len(known)), [text.strip('"') for text in known], fontsize=7)
+            panel.set_xticks(range(len(known)), [_shortened(text) for text in known], fontsize=7)
             panel.set_xlim(-0.5, len(known) - 0.5)
         panel.set_xlabel(name)
     for row in panels:
@@ -109,6 +109,11 @@ def draw_importance(results: dict[str, Any], directory: Path) -> Path | None:
     axes.legend(fontsize=8, loc="lower right")
     axes.grid(axis="x", alpha=0.3)
     return _save(figure, directory / IMPORTANCE_FILE)
+
+
+def _shortened(text: str, most: int = 18) -> str:
+    text = text.strip('"')
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def _label(results: dict[str, Any]) -> str:

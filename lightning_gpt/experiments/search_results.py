@@ -11,7 +11,7 @@ from lightning_gpt.experiments.plan import budget_in_words, plan_cells
 from lightning_gpt.experiments.results import collect_results, hardware, versions
 from lightning_gpt.experiments.runner import run_cells
 from lightning_gpt.experiments.search_run import OUTCOME
-from lightning_gpt.experiments.search_space import Range
+from lightning_gpt.experiments.search_space import Choices, Range
 from lightning_gpt.experiments.search_spec import Search
 from lightning_gpt.experiments.search_study import import_optuna, settings_of
 
@@ -75,7 +75,7 @@ def collect_search(search: Search, study: Any, command: str, confirmation: dict[
         "overrides": search.base.overrides,
         "space": {key: dimension.text() for key, dimension in search.space.items()},
         "logarithmic": [key for key, one in search.space.items() if isinstance(one, Range) and one.log],
-        "numbers": [key for key, one in search.space.items() if isinstance(one, Range)],
+        "choices": {key: list(one.values) for key, one in search.space.items() if isinstance(one, Choices)},
         "metric": search.metric,
         "seeds": search.base.seeds,
         "sampler": search.sampler,
@@ -96,7 +96,7 @@ def _trial(search: Search, trial: Any) -> dict[str, Any]:
     }
     return {
         "number": trial.number,
-        "value": trial.value,
+        "value": trial.value if outcome["state"] == "complete" else None,
         "settings": settings_of(search, trial.params),
         "reports": [[number, _finite(value)] for number, value in sorted(trial.intermediate_values.items())],
         **outcome,
@@ -116,9 +116,11 @@ def importances(search: Search, study: Any) -> dict[str, dict[str, Any]]:
         "end" and "first" -> {"trials": how many, "shares": setting -> share, all together 1}; those with fewer than
         FEWEST trials are left out.
     """
+    states = import_optuna().trial.TrialState
     finished = [one for one in study.get_trials(deepcopy=False) if one.state.is_finished()]
     values = {
-        "end": [(one, one.value) for one in finished if one.value is not None],
+        # Optuna gives a pruned trial its last report as value.
+        "end": [(one, one.value) for one in finished if one.state == states.COMPLETE],
         "first": [(one, one.intermediate_values[1]) for one in finished if 1 in one.intermediate_values],
     }
     return {

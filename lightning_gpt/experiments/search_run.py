@@ -75,8 +75,9 @@ def check_space(search: Search, check: Check) -> None:
             check(search.base.configs, nested({**placeholder, **search.base.overrides, **variant.overrides}))
         except ValueError as error:
             text = str(error)
-            real = any(isinstance(one, Range) and not one.int and key in text for key, one in search.space.items())
-            hint = " (whole numbers: int: true)" if real and "int" in text else ""
+            reals = [key for key, one in search.space.items() if isinstance(one, Range) and not one.int]
+            wants_int = "expected int" in text and any(key.rpartition(".")[2] in text for key in reals)
+            hint = " (for whole numbers say int: true)" if wants_int else ""
             raise ValueError(f"{search.base.path}: space: {text}{hint}") from None
 
 
@@ -129,9 +130,8 @@ class SearchRun:
             shutil.rmtree(self.directory)
         self.directory.mkdir(parents=True, exist_ok=True)
         with self._alone():
-            first = {key: dimension.examples()[0] for key, dimension in self.search.space.items()}
             study = open_study(self.search, self.directory)
-            check_identity(self.search, study, self._cells("trial", first)[0])
+            check_identity(self.search, study)
             before = [one for one in study.get_trials(deepcopy=False) if one.state.is_finished()]
         if before:
             self._print(f"{min(len(before), self.trials)} of {self.trials} trials are finished already")

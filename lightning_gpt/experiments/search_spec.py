@@ -75,6 +75,14 @@ class Search:
         return replace(self.base, variants={name: self.variant(name, settings)})
 
 
+def base_settings(base: Experiment) -> dict[str, Any]:
+    """Configs and overrides laid over each other, nested."""
+    tree: dict[str, Any] = {}
+    for path in base.configs:
+        tree = overlaid(tree, read_yaml(path))
+    return overlaid(tree, nested(base.overrides))
+
+
 def load_search(path: str | Path) -> Search:
     """Reads and checks a search's YAML.
 
@@ -176,10 +184,7 @@ def _start(value: Any, base: Experiment, space: dict[str, Range | Choices]) -> l
 
 def _defaults(where: str, base: Experiment, space: dict[str, Range | Choices]) -> dict[str, Any]:
     """The settings of the space as the configs have them."""
-    tree: dict[str, Any] = {}
-    for path in base.configs:
-        tree = overlaid(tree, read_yaml(path))
-    tree = overlaid(tree, nested({**base.overrides, **{f"prepare.{key}": one for key, one in base.prepare.items()}}))
+    tree = overlaid(base_settings(base), {"prepare": base.prepare})
     missing = object()
     settings = {key: lookup(tree, key, missing) for key in space}
     for key, setting in settings.items():

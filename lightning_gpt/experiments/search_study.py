@@ -8,14 +8,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from lightning_gpt.experiments.plan import Cell
-from lightning_gpt.experiments.search_spec import Search
-from lightning_gpt.experiments.spec_checks import nearest
+import lightning_gpt
+from lightning_gpt.data.corpus_meta import CorpusMeta
+from lightning_gpt.experiments.plan import prepare_corpus
+from lightning_gpt.experiments.search_spec import Search, base_settings
+from lightning_gpt.experiments.settings import lookup, read_yaml
+from lightning_gpt.experiments.spec_checks import PREPARE_KEY, nearest
 
 STUDY_FILE = "study.db"
 LOCK_FILE = "search.lock"
 IDENTITY = "identity"
 """Attribute of the study: field -> digest of what its trials have in common."""
+DATA_KEY = "data.init_args.data_dir"
 BUSY_SECONDS = 120
 """How long a process waits for another to finish writing."""
 
@@ -175,23 +179,26 @@ def open_study(search: Search, directory: Path) -> Any:
     return study
 
 
-def check_identity(search: Search, study: Any, cell: Cell) -> None:
+def check_identity(search: Search, study: Any) -> None:
     """Refuses to mix trials of different searches; more `trials`, another sampler or pruner are no difference.
 
     Args:
         search: as it is now.
         study: of open_study.
-        cell: of one trial, always the same one.
 
     Raises:
         ValueError: names what has changed.
     """
+    base = search.base
     decisive = {
         "space": {key: dimension.text() for key, dimension in search.space.items()},
         "metric": search.metric,
-        "seeds": search.base.seeds,
-        "validations": search.base.validations,
-        "settings, configs, corpus or version": cell.config_hash,
+        "seeds": base.seeds,
+        "budget": [base.budget, base.validations],
+        "overrides": base.overrides,
+        "configs": [read_yaml(path) for path in base.configs],
+        "corpus": [base.prepare, _fingerprint(search)],
+        "version of lightning_gpt": lightning_gpt.__version__,
     }
     digests = {
         name: hashlib.sha256(json.dumps(one, sort_keys=True).encode()).hexdigest()[:16]
@@ -202,9 +209,21 @@ def check_identity(search: Search, study: Any, cell: Cell) -> None:
         study.set_user_attr(IDENTITY, digests)
     elif changed := [name for name in digests if digests[name] != before.get(name)]:
         raise ValueError(
-            f"{search.base.path}: its trials under {cell.directory.parent.parent} were made under another "
-            f"{' and other '.join(changed)}: give the search a file of another name, or --restart to throw them away"
+            f"{base.path}: earlier trials were made under another {' and other '.join(changed)}: give the search a "
+            "file of another name, or --restart to throw them away"
         )
+
+
+def _fingerprint(search: Search) -> str | None:
+    """Of the corpus, which is prepared or found ready; None where the trials differ in it."""
+    if any(key.startswith(PREPARE_KEY) or key == DATA_KEY for key in search.space):
+        return None
+    if search.base.prepare:
+        return CorpusMeta.load(prepare_corpus(search.base.prepare)).fingerprint
+    directory = lookup(base_settings(search.base), DATA_KEY)
+    if directory is None:
+        raise ValueError(f"{search.base.path}: no corpus: give `prepare`, or {DATA_KEY} in the configs")
+    return CorpusMeta.load(directory).fingerprint
 
 
 def asked(search: Search, study: Any) -> Any:

@@ -10,6 +10,8 @@ BASE = {
     "trainer": {"accelerator": "cpu", "devices": 1},
 }
 
+RATE = "model.init_args.optimizer.init_args.lr"
+
 
 @pytest.fixture
 def write_experiment(tmp_path, monkeypatch):
@@ -37,5 +39,22 @@ def write_experiment(tmp_path, monkeypatch):
             yaml.safe_dump({key: value for key, value in content.items() if key not in drop}, sort_keys=False)
         )
         return path
+
+    return write
+
+
+@pytest.fixture
+def write_search(write_experiment):
+    """write_search(field=value, ...): a search over the learning rate, on the tiny corpus of write_experiment."""
+
+    def write(drop=(), **changes):
+        content = {
+            "space": {RATE: {"low": 1e-4, "high": 1e-1, "log": True}},
+            "trials": 2,
+            "metric": "val/loss",
+            "overrides": {"model.init_args.optimizer.class_path": "lightning_gpt.optim.AdamW"},
+            **changes,
+        }
+        return write_experiment(drop=("variants", "against", *drop), **content)
 
     return write
