@@ -28,11 +28,8 @@ def training_job(
         vocab_size: where the corpus is not prepared here.
 
     Raises:
-        ValueError: settings without a network or data, a corpus that is missing, a figure that cannot be.
+        ValueError: another task's settings, a corpus that is missing, a figure that cannot be.
     """
-    for part in ("model", "data"):
-        if settings.get(part) is None:
-            raise ValueError(f"the configurations hold no {part}: stack a topic first, such as configs/pretrain/*.yaml")
     model, data, trainer = settings.model, settings.data, settings.trainer
     fields = model.init_args.get("config")
     if fields is None or data.init_args.get("data_dir") is None:

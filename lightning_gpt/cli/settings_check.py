@@ -68,4 +68,12 @@ def parsed_arguments(fit: Sequence[str] | None) -> Any:
     """
     if not fit or not any(one.startswith(("-c", "--config")) for one in fit):
         raise ValueError("no configuration: give -c configs/<topic>.yaml -c configs/trainer/<machine>.yaml")
-    return fit_parser().parse_args(["fit", *with_nulls_as_config(list(fit))])["fit"]
+    try:
+        return fit_parser().parse_args(["fit", *with_nulls_as_config(list(fit))])["fit"]
+    except ValueError as error:
+        if "required: fit." not in str(error):
+            raise
+        missing = str(error).rpartition("required: ")[2].replace("fit.", "").replace(", ", " and no ")
+        raise ValueError(
+            f"the configurations hold no {missing}: stack a topic, such as configs/pretrain/*.yaml"
+        ) from None

@@ -23,7 +23,7 @@ def feed_forward_use(job: TrainingJob, rows: float, hidden: int, kind: str) -> U
     a, C, F = job.bytes.compute, job.config.n_embd, hidden
     kept = {"relu": 1, "relu2": 2}.get(kind, 4 if kind in GATED else 2)
     passing = (F if kind in ("relu", "relu2") else 0) + C
-    working = (2 if kind in GATED else 1) * F + C  # what a gradient takes the place of is freed
+    working = (2 if kind in GATED else 1) * F  # what a gradient takes the place of is freed
     return Use(rows * kept * F * a, rows * passing * a, rows * working * a)
 
 
@@ -76,11 +76,11 @@ def block_use(job: TrainingJob, layer: int, rows: int, tokens: int) -> Use:
         passing += 2 * N * C * a
     if config.residual_multiplier != 1:
         passing += 2 * N * C * a
-    stream = Use(saved, passing, 2 * N * C * s)
+    stream = Use(saved, passing, N * C * s)
     branch = mixture_use(job, N) if mixture else feed_forward_use(job, N, config.hidden_size, config.feed_forward)
     attention = attention_use(job, layer, rows, tokens)
     # By the time that attention's gradients are computed, what the feed-forward kept is freed.
-    attention = attention._replace(working=attention.working - branch.saved)
+    attention = attention._replace(working=attention.working - branch.saved - 2 * N * C * a)
     use = stream + attention + branch
     return use._replace(working=stream.working + max(branch.working, attention.working))
 

@@ -101,7 +101,7 @@ def attention_use(job: TrainingJob, layer: int, rows: int, tokens: int) -> Use:
     saved += (query + 2 * key) * a if keeps_qkv else 0
     passing += (query + 2 * key) * a if not keeps_qkv else 0
     square = rows * config.n_head * tokens * tokens
-    grads = 2 * (query + 2 * key) * a
+    grads = 2 * (query + key) * a  # of queries, keys, values and the result
     if path == "flash":
         saved += query * a + 4 * rows * config.n_head * tokens
         # The result lies in memory as the queries do: unless head beside head, it is copied for the next matrix.
@@ -115,7 +115,7 @@ def attention_use(job: TrainingJob, layer: int, rows: int, tokens: int) -> Use:
         kept = scores(job, None if window is not None and window >= tokens else window, rows, tokens)
         saved += (query + 2 * key + query) * a + (kept * a if tokens < RECOMPUTE_FROM else 0)
         passing += 2 * query * a
-        working = grads + query * a
+        working = grads + (query + 2 * key) * a
     else:
         item = 4 if path == "math" else a
         heads = 3 * query if path == "math" else query + 2 * key
@@ -124,5 +124,5 @@ def attention_use(job: TrainingJob, layer: int, rows: int, tokens: int) -> Use:
         sinks = rows * config.n_head * tokens * item if config.attention_sinks else 0
         saved += heads * item + query * a + times * square * item + sinks
         passing += 2 * query * item + (2 + (config.attention_softcap is not None)) * square * item
-        working = grads + 3 * square * item
+        working = grads + 2 * square * item
     return Use(saved, passing, working)

@@ -15,6 +15,7 @@ from lightning_gpt.planning.memory_peak import (
     EMBEDDING,
     FORWARD,
     LOSS,
+    RECOMPUTED,
     STEP,
     VALIDATION,
     Moment,
@@ -28,6 +29,8 @@ STARTED = 60 * MiB
 """What setting up the trainer, loggers and the first products add."""
 CURVE = 23 * MiB
 """matplotlib, which draws the loss curve when a run ends."""
+ENDED = 112 * MiB
+"""What the end of the process touches once more, after training: a process that holds nothing else grows by it too."""
 BITSANDBYTES = 48 * MiB
 CUDA_CONTEXT = 600 * MiB
 """Of a process on a GPU with cuBLAS' workspace, outside the caching allocator. Not measured here."""
@@ -39,9 +42,11 @@ PRODUCTS_KEPT = 1024
 
 @dataclass(frozen=True)
 class Shares:
-    """What bytes of tensors take on the heap. A step makes and frees hundreds of tensors of some sizes; glibc's heap,
-    as cli/allocator.py sets it, never shrinks, and a hole takes no tensor of its own size, for alignment needs some
-    bytes more (glibc before 2.38)."""
+    """What bytes of tensors take on the heap.
+
+    A step makes and frees hundreds of tensors of a few sizes. glibc's heap, as cli/allocator.py sets it, never shrinks,
+    and a hole takes no tensor of its own size, for alignment asks for some bytes more (glibc before 2.38).
+    """
 
     passing: float
     """A byte of what is made and freed in every step."""
@@ -51,7 +56,8 @@ class Shares:
     """A byte of the optimizer's own tensors, beyond the peak of training: few fit into its holes."""
 
 
-SHARES = {"cpu": Shares(1.45, 2.5, 0.45), "cuda": Shares(1.1, 1.1, 0.0)}
+TRAINING = (FORWARD, LOSS, BACKWARD, RECOMPUTED, EMBEDDING)
+SHARES = {"cpu": Shares(1.45, 3.0, 0.45), "cuda": Shares(1.1, 1.1, 0.0)}
 """cuda: of PyTorch's caching allocator, which rounds to 2 MiB. Not measured here."""
 
 
@@ -90,17 +96,17 @@ def process_bytes(job: TrainingJob, imported: float = IMPORTED, curve: bool = Tr
     """
     if job.device == "cuda":
         return CUDA_CONTEXT
-    return imported + STARTED + CURVE * curve + BITSANDBYTES * isinstance(job.optimizer, AdamW8bit)
+    return imported + STARTED + ENDED + CURVE * curve + BITSANDBYTES * isinstance(job.optimizer, AdamW8bit)
 
 
 def product_bytes(job: TrainingJob) -> float:
-    """Of the experts' products on CPU: loads are never the same twice, so there are as many shapes as numbers of rows
-    (up to twice the mean) times the six products of a feed-forward."""
-    moe = job.config.moe
-    if moe is None or job.device != "cpu":
+    """Of the experts' products in 16 bits on CPU: loads are never the same twice, so there are as many shapes as
+    numbers of rows (up to twice the mean) times the six products of a feed-forward. Those in float32 need none."""
+    moe, multiple = job.config.moe, CPU_ROW_MULTIPLE.get(job.dtype)
+    if moe is None or job.device != "cpu" or multiple is None:
         return 0.0
     mean = job.tokens * moe.top_k / moe.experts
-    shapes = 6 * 2 * mean / CPU_ROW_MULTIPLE.get(job.dtype, 1) if moe.routing != "expert_choice" else 6
+    shapes = 6 if moe.routing == "expert_choice" else 6 * 2 * mean / multiple
     return PRODUCT * min(shapes, PRODUCTS_KEPT)
 
 
@@ -115,16 +121,19 @@ def heap_bytes(job: TrainingJob) -> float:
         passing = moment.total - moment.lasting - recomputed
         return max(moment.lasting - lasting, 0) + shares.passing * passing + shares.recomputed * recomputed
 
-    training = max(taken(by_name[name]) for name in (FORWARD, LOSS, BACKWARD, EMBEDDING))
+    training = max(taken(one) for name, one in by_name.items() if name in TRAINING)
     step = by_name[STEP]
     own = step.total - step.lasting
     dynamic = max(training + shares.step * own, shares.passing * own)
     if VALIDATION in by_name:
-        validating = taken(by_name[VALIDATION])
+        validation = by_name[VALIDATION]
         rows, tokens = job.validation
-        # Tensors that are larger than those of training fit into none of its holes.
-        larger = rows * tokens > job.tokens and job.device == "cpu"
-        dynamic = dynamic + validating if larger else max(dynamic, validating)
+        if rows * tokens > job.tokens and job.device == "cpu":
+            # Tensors that are larger than those of training fit into none of its holes; logits come in equal chunks.
+            same = min(validation.parts["logits and loss"], by_name[FORWARD].parts["logits and loss"])
+            dynamic += taken(validation) - shares.passing * (same + validation.parts["weight copies"])
+        else:
+            dynamic = max(dynamic, taken(validation))
     return lasting + dynamic
 
 

@@ -30,6 +30,7 @@ COMPONENTS = (
 )
 """Parts of a moment, in the order in which they are shown."""
 FORWARD, BACKWARD = "end of the forward pass", "backward pass of the last block"
+RECOMPUTED = "backward pass of a recomputed block"
 LOSS, EMBEDDING = "start of the backward pass", "end of the backward pass"
 STEP, VALIDATION, SAMPLING = "optimizer step", "validation", "sampling"
 
@@ -84,7 +85,7 @@ def moments(job: TrainingJob) -> tuple[Moment, ...]:
         "batches": batch * (2 + (_PREFETCH + 1 if job.prefetch else 0)),
     }
     early = gradients if job.accumulate > 1 else 0  # of the micro-batches before
-    top = uses[-1]
+    last = layers[-1]
 
     def moment(name: str, gradients: float, **parts: float) -> Moment:
         return Moment(name, always | {"gradients": gradients} | {key.replace("_", " "): v for key, v in parts.items()})
@@ -95,15 +96,28 @@ def moments(job: TrainingJob) -> tuple[Moment, ...]:
         moment(LOSS, early, activations=saved, weight_copies=sum(late) + head.copies, working_tensors=mask),
         moment(
             BACKWARD,
-            early + gradient_bytes(job, range(layers[-1], layers[-1] + 1)),
+            early + gradient_bytes(job, range(last, last + 1)),
             activations=saved,
-            recomputed_block=top.saved + top.working if again[-1] else 0,
-            weight_copies=sum(late) + (copies[-1] if again[-1] else 0),
-            working_tensors=embedding + (0 if again[-1] else top.working),
+            weight_copies=sum(late),
+            working_tensors=embedding + uses[last].working,
         ),
         moment(EMBEDDING, gradients + early, activations=ends.saved + kept[0], working_tensors=2 * embedding),
         moment(STEP, gradients, working_tensors=step_bytes(job)),
     ]
+    if any(again):
+        block = max(layer for layer in layers if again[layer])
+        if block == last:
+            found = [one for one in found if one.name != BACKWARD]
+        found.append(
+            moment(
+                RECOMPUTED,
+                early + gradient_bytes(job, range(block, last + 1)),
+                activations=saved - sum(kept[block + 1 :]),
+                recomputed_block=uses[block].saved + uses[block].working - inputs,
+                weight_copies=sum(late[:block]) + copies[block],
+                working_tensors=embedding,
+            )
+        )
     found[0] = Moment(FORWARD, found[0].parts | loss)
     found[1] = Moment(LOSS, found[1].parts | {"logits and loss": head.held + head.backward})
     if job.validation[0]:
