@@ -47,35 +47,34 @@ class UpdateProbe:
         ends = (str(min(numbers)), str(max(numbers))) if len(set(numbers)) > 1 else (None, None)
         self.first = [place for place, block in enumerate(blocks) if block is not None and block == ends[0]]
         self.last = [place for place, block in enumerate(blocks) if block is not None and block == ends[1]]
+        self._views: list[Tensor] = []
         self._before: list[Tensor] = []
         self._depth: Tensor | None = None
 
     def before_step(self) -> None:
         """Between the backward pass and the update."""
-        self._before = [sample(parameter).clone() for parameter in self.parameters]
-        with_gradient = all(self.parameters[place].grad is not None for place in self.first + self.last)
-        if self.first and with_gradient:
-            first, last = (self._gradient(places) for places in (self.first, self.last))
-            self._depth = first / last
-
-    def _gradient(self, places: list[int]) -> Tensor:
-        """Root mean square over the matrices of a block."""
-        squares = [sample(self.parameters[place].grad).float().square().mean() for place in places]
-        return torch.stack(squares).mean().sqrt()
+        self._views = [sample(parameter) for parameter in self.parameters]
+        self._before = [view.clone() for view in self._views]
+        ends = [self.parameters[place].grad for place in self.first + self.last]
+        if ends and all(gradient is not None for gradient in ends):
+            norms = torch.stack(torch._foreach_norm([sample(gradient) for gradient in ends])).float()
+            first, last = norms.split((len(self.first), len(self.last)))
+            self._depth = first.norm() / last.norm()
 
     def after_step(self) -> dict[str, float]:
         """update_ratio: norm of the update over the norm of the weights; gradient_depth: the first block's gradient
         over the last block's."""
         if not self._before:
             return {}
-        moved = weights = 0.0
-        for parameter, before, size in zip(self.parameters, self._before, self.sizes):
-            moved = moved + (sample(parameter) - before).float().square().mean() * size
-            weights = weights + before.float().square().mean() * size
-        found = {"update_ratio": float((moved / weights).sqrt()) if float(weights) else math.nan}
+        weights = torch.stack(torch._foreach_norm(self._before)).float()
+        updates = torch.stack(torch._foreach_norm(torch._foreach_sub(self._views, self._before))).float()
+        # A sample's norm stands for its matrix: each counts by its size.
+        scale = torch.tensor([(size / len(view)) ** 0.5 for size, view in zip(self.sizes, self._views)])
+        scale = scale.to(weights.device)
+        found = {"update_ratio": float((updates * scale).norm() / (weights * scale).norm())}
         if self._depth is not None:
             found["gradient_depth"] = float(self._depth)
-        self._before, self._depth = [], None
+        self._views, self._before, self._depth = [], [], None
         return {name: value for name, value in found.items() if math.isfinite(value)}
 
 
