@@ -119,6 +119,8 @@ def attention_use(job: TrainingJob, layer: int, rows: int, tokens: int) -> Use:
     else:
         item = 4 if path == "math" else a
         heads = 3 * query if path == "math" else query + 2 * key
+        # The values of one head are a view: all of queries, keys and values stay with it.
+        heads += query + key if path == "math" and a == 4 and config.n_head == 1 else 0
         times = 3 if config.dropout else 1
         times += config.attention_softcap is not None
         sinks = rows * config.n_head * tokens * item if config.attention_sinks else 0
