@@ -27,8 +27,16 @@ LAYOUT: dict[str, dict[str, str]] = {
     "progress": {"tokens": r"progress/tokens$"},
 }
 """Category -> chart -> pattern of tags; the charts lay the selected runs over another."""
+FINAL, COST = "Final/", "Final_cost/"
+"""Begin the tags of a row's metrics. TensorBoard shows the first five columns unasked, and sorts capitals before what
+runs log along the way."""
 STATUSES = {"success": 1, "failure": 2}
 """Numbers of tensorboard.hparams.Status."""
+
+
+def final_tag(metric: str) -> str:
+    """The tag of a metric's final value: val/loss -> Final/val_loss."""
+    return FINAL + metric.replace("/", "_")
 
 
 def open_writer(directory: Path) -> Any:

@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
-from lightning_gpt.callbacks.board import Board
+from lightning_gpt.callbacks.board import COST, Board, final_tag
 from lightning_gpt.callbacks.jsonl_logger import JsonlLogger, read_metrics
 from lightning_gpt.tasks import NonFiniteError
 
@@ -41,24 +41,21 @@ def peak_memory_bytes() -> int | None:
 
 
 def final_metrics(rows: list[dict[str, float]]) -> dict[str, float]:
-    """What a table of runs shows of a run's rows: the last losses, the best one, the cost.
-
-    Tags sort so that TensorBoard, which shows the first five columns unasked, shows losses.
-    """
+    """What a table of runs shows of a run's rows: the last losses, the best one, the cost."""
     last = {tag: value for row in rows for tag, value in row.items() if tag != "step"}
     final = {
-        f"final/{tag.replace('/', '_')}": value
+        final_tag(tag): value
         for tag, value in last.items()
         if tag == "train/loss" or (tag.startswith("val/") and tag != "val/perplexity")
     }
     validated = [row["val/loss"] for row in rows if "val/loss" in row]
     if validated:
-        final["final/val_loss_best"] = min(validated)
+        final[final_tag("val/loss_best")] = min(validated)
     if "progress/tokens" in last:
-        final["final_cost/tokens"] = last["progress/tokens"]
+        final[f"{COST}tokens"] = last["progress/tokens"]
     speeds = [row["speed/tokens_per_second"] for row in rows if "speed/tokens_per_second" in row]
     if speeds:
-        final["final_cost/tokens_per_second"] = statistics.median(speeds)
+        final[f"{COST}tokens_per_second"] = statistics.median(speeds)
     return final
 
 
@@ -119,9 +116,9 @@ class RunRecord(Callback):
             return
         path = next((one.path for one in trainer.loggers if isinstance(one, JsonlLogger)), None)
         metrics = final_metrics(read_metrics(path)) if path and path.exists() else {}
-        metrics["final_cost/seconds"] = self.record["seconds"]
+        metrics[f"{COST}seconds"] = self.record["seconds"]
         if self.record["peak_memory_bytes"]:
-            metrics["final_cost/peak_memory_gib"] = self.record["peak_memory_bytes"] / 2**30
+            metrics[f"{COST}peak_memory_gib"] = self.record["peak_memory_bytes"] / 2**30
         for board in trainer.loggers:
             if isinstance(board, Board):
                 board.end("success" if status == "done" else "failure", metrics, trainer.global_step)

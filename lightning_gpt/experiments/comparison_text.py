@@ -116,7 +116,8 @@ def remarks(comparison: Comparison, most_settings: int | None = None) -> list[st
         lines.append(f"values at {comparison.place:,.6g} {AXES[comparison.axis]}")
     if most_settings and len(comparison.settings) > most_settings:
         rest = comparison.settings[most_settings:]
-        lines.append(f"{len(rest)} more settings differ: {', '.join(rest[:12])}" + (", ..." if len(rest) > 12 else ""))
+        shown = ", ".join(rest[:12]) + (f" and {len(rest) - 12} others" if len(rest) > 12 else "")
+        lines.append(f"not shown, though they differ: {shown}")
     tested = [one for row in comparison.rows for one in row.differences.values() if one.p is not None]
     if comparison.grouped:
         lines.append("± is the half-width of a 95% interval over seeds (Student t)")

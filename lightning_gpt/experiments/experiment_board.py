@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lightning_gpt.callbacks.board import SUFFIX, end_session, open_writer, start_session, write_layout
+from lightning_gpt.callbacks.board import SUFFIX, end_session, final_tag, open_writer, start_session, write_layout
 from lightning_gpt.callbacks.run_settings import curated_settings, flat_settings
 from lightning_gpt.experiments.settings import nested, read_yaml
 
@@ -51,19 +51,15 @@ def write_experiment_board(root: Path, cells: Sequence[BoardCell], metrics: Sequ
     rows = _rows(cells)
     for cell, row in zip(cells, rows):
         start_session(cell.directory, {**_own_settings(cell), **row})
-        final = {_tag(name): value for name, value in cell.metrics.items()}
+        final = {final_tag(name): value for name, value in cell.metrics.items()}
         end_session(cell.directory, "success" if cell.status == "done" else "failure", final, cell.step)
     for left in root.glob(f"*tfevents*{SUFFIX}"):
         left.unlink()
     writer = open_writer(root)
-    writer.file_writer.add_summary(_description(rows, [_tag(name) for name in metrics]), 0)
+    writer.file_writer.add_summary(_description(rows, [final_tag(name) for name in metrics]), 0)
     write_layout(writer, {"this experiment": {name: rf"{name}$" for name in metrics}})
     writer.close()
     return max(root.glob(f"*tfevents*{SUFFIX}"))
-
-
-def _tag(metric: str) -> str:
-    return f"final/{metric.replace('/', '_')}"
 
 
 def _own_settings(cell: BoardCell) -> dict[str, Any]:

@@ -36,7 +36,7 @@ def draw_range(test: RangeTest, path: Path, title: str = "") -> None:
     axes.set_xscale("log")
     axes.set(xlabel="learning rate (first parameter group)", ylabel="train/loss (nats per token)", title=title)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8, loc="lower left")
+    axes.legend(fontsize=8, loc="upper center")
     temporary = path.with_name(f".{path.name}")
     figure.savefig(temporary, dpi=100, format="png")
     temporary.replace(path)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from lightning_gpt.callbacks.board import COST, FINAL
 from lightning_gpt.callbacks.jsonl_logger import read_metrics
 from lightning_gpt.callbacks.run_record import read_record
 from lightning_gpt.callbacks.run_settings import flat_settings
@@ -198,7 +199,7 @@ def _read_events(run: Run) -> dict[str, Any]:
         log.propagate = propagate
     run.warnings += dict.fromkeys(heard.lines)
     for tag in events.Tags()["scalars"]:
-        if tag.startswith(("final/", "final_cost/")):
+        if tag.startswith((FINAL, COST)):
             continue  # what our runs say in their row of the HPARAMS tab
         last = {one.step: one for one in events.Scalars(tag)}
         points = [last[step] for step in sorted(last)]

@@ -51,11 +51,11 @@ def test_a_run_has_a_row_of_chosen_settings_and_final_metrics(studied, hparams_t
     )
     assert len(row["hparams"]) <= 28
     logged = {key: value for line in read_metrics(run / "metrics.jsonl") for key, value in line.items()}
-    assert row["metrics"]["final/val_loss"] == pytest.approx(logged["val/loss"])
-    assert row["metrics"]["final/train_loss"] == pytest.approx(logged["train/loss"])
-    assert row["metrics"]["final_cost/tokens"] == 6 * 4 * 16
-    assert row["metrics"]["final_cost/seconds"] > 0
-    assert "final/val_loss" in metrics[:5]  # what TensorBoard shows unasked
+    assert row["metrics"]["Final/val_loss"] == pytest.approx(logged["val/loss"])
+    assert row["metrics"]["Final/train_loss"] == pytest.approx(logged["train/loss"])
+    assert row["metrics"]["Final_cost/tokens"] == 6 * 4 * 16
+    assert row["metrics"]["Final_cost/seconds"] > 0
+    assert "Final/val_loss" in metrics[:5]  # what TensorBoard shows unasked
     assert "hp_metric" not in metrics
     record = json.loads((run / "run.json").read_text())
     assert (record["status"], record["step"], record["attempts"]) == ("done", 6, 1)
@@ -86,13 +86,13 @@ def test_a_stopped_run_is_in_the_table_and_a_resumed_one_replaces_it(lightning_g
     assert stop.value.code == 128 + 15
     run = tmp_path / "runs/tiny/version_0"
     (row,) = hparams_table(run.parent)[2].values()
-    assert row["status"] == "STATUS_FAILURE" and row["metrics"]["final/val_loss"] > 1
+    assert row["status"] == "STATUS_FAILURE" and row["metrics"]["Final/val_loss"] > 1
     assert json.loads((run / "run.json").read_text())["status"] == "interrupted"
 
     lightning_gpt("fit", BOARD, "--ckpt_path", "last", "--model.optimizer.lr", 0.02)
     (row,) = hparams_table(run.parent)[2].values()
     assert (row["status"], row["hparams"]["model.optimizer.lr"]) == ("STATUS_SUCCESS", 0.02)
-    assert row["metrics"]["final_cost/tokens"] == 6 * 4 * 16
+    assert row["metrics"]["Final_cost/tokens"] == 6 * 4 * 16
     record = json.loads((run / "run.json").read_text())
     assert (record["status"], record["attempts"], record["step"]) == ("done", 2, 6)
     steps = [one.step for one in EventAccumulator(str(run)).Reload().Scalars("train/loss")]

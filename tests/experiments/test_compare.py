@@ -122,8 +122,8 @@ def test_values_at_a_common_place(shown, studied):
 
 def test_unfinished_and_diverged_runs_are_marked(shown, studied, tmp_path):
     for name, edit in (
-        ("cut", lambda rows: rows[:4]),
-        ("sick", lambda rows: [*rows[:5], {**rows[4], "step": 5, "train/loss": float("nan")}]),
+        ("cut", lambda rows: [row for row in rows if row["step"] <= 3]),
+        ("sick", lambda rows: [*(row for row in rows if row["step"] <= 4), {"step": 5, "train/loss": float("nan")}]),
         ("whole", lambda rows: rows),
     ):
         run = tmp_path / "copies" / name
@@ -138,6 +138,20 @@ def test_unfinished_and_diverged_runs_are_marked(shown, studied, tmp_path):
     record.write_text(json.dumps({"status": "running", "seconds": 75.0, "peak_memory_bytes": 2**30}))
     assert "running or killed" in shown(tmp_path / "copies/cut").out
     assert "1:15" in shown(tmp_path / "copies/cut").out
+
+
+def test_a_run_that_diverged_before_its_first_entry_is_in_the_table(shown, refused, tmp_path):
+    from lightning_gpt.callbacks.board import Board
+
+    board = Board(str(tmp_path), "sick", 0, hyperparameters={"model.optimizer.lr": 1e30})
+    board.end("failure", {"Final_cost/seconds": 1.0}, 1)
+    board.finalize("failed")
+    sick = tmp_path / "sick/version_0"
+    (sick / "run.json").write_text(json.dumps({"status": "diverged", "message": "the loss is nan"}))
+    heading, *rows = csv.reader(shown("heads_1/seed_1", sick, "--format", "csv").out.splitlines())
+    assert "Final_cost/seconds" not in heading
+    assert "diverged" in rows[1] and "1e+30" in rows[1]
+    assert "the loss is nan" in refused(sick)
 
 
 def test_in_groups_a_run_that_did_not_end_has_no_final_value(studied, tmp_path):

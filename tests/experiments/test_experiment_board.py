@@ -21,7 +21,7 @@ def cells(tmp_path):
         for seed in (1, 2):
             board = Board(str(tmp_path / variant), f"seed_{seed}", 0, hyperparameters={"seed_everything": seed})
             board.log_metrics({"train/loss": 3.0, "val/loss": 2.0 + seed}, 4)
-            board.end("success", {"final/val_loss": 2.0 + seed}, 4)
+            board.end("success", {"Final/val_loss": 2.0 + seed}, 4)
             board.finalize("success")
             directory = tmp_path / variant / f"seed_{seed}" / "version_0"
             (directory / "config.yaml").write_text(
@@ -41,7 +41,7 @@ def test_columns_are_what_the_variants_change(cells, tmp_path, hparams_table):
     assert path.parent == tmp_path and path.name.endswith(".hparams")
     names = {"variant", "seed", "model.config.window", "model.optimizer", "model.optimizer.lr"}
     assert columns == dict.fromkeys(sorted(names), True)
-    assert metrics == ["final/val_loss", "final/val_bits_per_byte"]
+    assert metrics == ["Final/val_loss", "Final/val_bits_per_byte"]
     first = rows["adam/seed_1/version_0"]
     assert first["status"] == "STATUS_SUCCESS"
     assert {name: first["hparams"][name] for name in names} == {
@@ -51,7 +51,7 @@ def test_columns_are_what_the_variants_change(cells, tmp_path, hparams_table):
         "model.optimizer": "AdamW",  # of config.yaml: this variant does not set it
         "model.optimizer.lr": 0.001,
     }
-    assert first["metrics"] == {"final/val_loss": 3.0, "final/val_bits_per_byte": 1.0}
+    assert first["metrics"] == {"Final/val_loss": 3.0, "Final/val_bits_per_byte": 1.0}
     sick = rows["muon/seed_2/version_0"]
     assert (sick["status"], sick["metrics"]) == ("STATUS_FAILURE", {})
     assert (sick["hparams"]["model.config.window"], sick["hparams"]["model.optimizer"]) == ("8", "Muon")
