@@ -66,8 +66,11 @@ CASES: dict[str, dict] = {
     "every third recomputed": case(
         {**SMALL, "n_layer": 9, "n_head": 5, "n_embd": 320}, "24x256", "32-true", checkpointing=3
     ),
-    "LLaMA, wide validation": case(
+    "LLaMA, wide validation": seen(
         {**LLAMA, "n_layer": 5, "n_head": 5, "n_embd": 320, "n_kv_head": 1}, "4x512V", "bf16-mixed", val_batch_size=40
+    ),
+    "3 M, wide validation": case(
+        {"n_layer": 5, "n_head": 4, "n_embd": 224}, "16x192", "bf16-mixed", val_batch_size=160
     ),
     "large vocabulary, wide validation": seen(
         {"n_layer": 4, "n_head": 4, "n_embd": 256}, "8x256V", "32-true", val_batch_size=48
@@ -175,7 +178,7 @@ def report(rows: list[dict], command: str) -> tuple[dict, str]:
         "Resident memory of a real `lightning-gpt fit` process (4 steps, 8 with experts in float32, and a validation), "
         "against `lightning-gpt plan memory` of the same file. A V behind the windows marks a vocabulary of 50,304, "
         "otherwise 84. The constants of `planning/memory_overhead.py` were fitted on the calibration runs and others "
-        "like them; no held-out one took part in it. The base is the process before it trains.",
+        "like them; no held-out one took part in it. The base is the process without its training.",
         summary(rows, True),
         summary(rows, False),
         markdown_table([*headings, "predicted moment"], table),

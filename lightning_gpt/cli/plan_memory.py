@@ -126,11 +126,14 @@ def _moments(plan: "MemoryPlan") -> str:
 
 
 def _generation(job: "TrainingJob", context: int) -> str:
+    import torch
+
     from lightning_gpt.cli.plan import binary
     from lightning_gpt.nn.flops import kv_cache_bytes
 
-    row = kv_cache_bytes(job.config, context, job.weight_dtype)
-    return f"key/value cache of generation: {binary(row)} a row of {context:,} tokens in {str(job.weight_dtype)[6:]}"
+    dtype = torch.float32 if job.device == "cpu" else job.weight_dtype  # as inference/generation.py chooses it
+    row = kv_cache_bytes(job.config, context, dtype)
+    return f"key/value cache of generation: {binary(row)} a row of {context:,} tokens in {str(dtype)[6:]}"
 
 
 def _levers(found: "list[Lever]") -> str:

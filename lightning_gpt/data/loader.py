@@ -19,7 +19,8 @@ from lightning_gpt.data.sampler import SequentialWindows, WindowSampler
 from lightning_gpt.data.shards import TokenShards
 
 IGNORE = -100
-_PREFETCH = 4
+PREFETCH = 4
+"""Batches that the thread makes ahead."""
 Batch = dict[str, torch.Tensor]
 
 
@@ -181,8 +182,8 @@ class EvalLoader(_WindowLoader):
 
 
 def _ahead(batches: Iterable[Batch]) -> Iterator[Batch]:
-    """The same batches, made in a thread up to `_PREFETCH` ahead of their use."""
-    ready: queue.Queue[Batch | BaseException | None] = queue.Queue(_PREFETCH)
+    """The same batches, made in a thread up to `PREFETCH` ahead of their use."""
+    ready: queue.Queue[Batch | BaseException | None] = queue.Queue(PREFETCH)
     stop = threading.Event()
 
     def put(item: Batch | BaseException | None) -> bool:

@@ -27,7 +27,7 @@ Scale = Literal["spectral", "rms"]
 
 _FUSED_DEVICES = ("cpu", "cuda", "mps", "xpu")
 # Elements orthogonalised together: enough to fill any device, and a bound (256 MiB of bf16) on the extra memory.
-_MAX_STACKED_ELEMENTS = 1 << 27
+MAX_STACKED_ELEMENTS = 1 << 27
 
 
 class Muon(torch.optim.Optimizer):
@@ -190,7 +190,7 @@ def _orthogonalize(updates: tuple[Tensor, ...], group: dict[str, Any]) -> list[T
         return [_cut_like(delta, update) for delta, update in zip(whole, updates)]
     iterate = compiled_newton_schulz() if group["compile"] else newton_schulz_batched
     dtype = product_dtype(first.device, group["precision"])
-    at_once = max(1, _MAX_STACKED_ELEMENTS // max(1, first.numel()))
+    at_once = max(1, MAX_STACKED_ELEMENTS // max(1, first.numel()))
     deltas: list[Tensor] = []
     for start in range(0, len(updates), at_once):
         stacked = torch.stack(updates[start : start + at_once])

@@ -8,7 +8,7 @@ import math
 
 from lightning_gpt.nn.config import GATED
 from lightning_gpt.nn.moe import CPU_ROW_MULTIPLE
-from lightning_gpt.planning.memory_attention import Use, attention_use, norm_use, path_name
+from lightning_gpt.planning.memory_attention import Use, attention_use, norm_use, path_name, scores
 from lightning_gpt.planning.memory_job import TrainingJob, inventory
 
 
@@ -98,6 +98,28 @@ def ends_use(job: TrainingJob, rows: int, tokens: int) -> Use:
     if config.input_skip:
         saved += N * C * s
     return Use(saved, 2 * N * C * s)
+
+
+def passing_bytes(job: TrainingJob, layer: int, rows: int, tokens: int) -> float:
+    """What one layer holds at most when nothing is kept for a backward pass, with the stream before and after it."""
+    config, N = job.config, rows * tokens
+    a, s, C = job.bytes.compute, job.bytes.weights, job.config.n_embd
+    query, key = N * config.n_head * config.head_size, N * config.kv_heads * config.head_size
+    window, square = config.windows[layer], rows * config.n_head * tokens * tokens
+    path = path_name(job, window, rows, tokens, training=False)
+    if path == "blocked":
+        weights = scores(job, None if window is not None and window >= tokens else window, rows, tokens) * a
+    else:
+        weights = {"plain": 2 * square * a, "math": 8 * square}.get(path, 0)
+    attention = weights + (query + 2 * key + query) * a
+    mixture = config.is_mixture(layer)
+    kind, hidden = (config.expert_kind, config.expert_size) if mixture else (config.feed_forward, config.hidden_size)
+    pairs = expert_rows(job, N) if mixture else N
+    feed_forward = pairs * hidden * (4 if kind in GATED else 2) * a + (2 * pairs * C * a if mixture else 0)
+    # The embedding, the stream, the normalised stream and its copy; values, and with them queries and keys, of this
+    # layer and the one before are still referred to.
+    around = 3 * N * C * s + (N * C * a if job.bytes.autocast else 0) + 2 * (query + 2 * key) * a
+    return around + max(attention, feed_forward + N * C * (s + a))
 
 
 def mask_bytes(job: TrainingJob, rows: int, tokens: int) -> float:

@@ -1,6 +1,6 @@
 """What a run takes beyond its tensors: the process, what the heap loses in holes, compiled matrix products.
 
-The three shares and the process' figures were fitted on the runs that benchmarks/results/memory_plan.md calls
+The shares and the process' figures were fitted on the runs that benchmarks/results/memory_plan.md calls
 calibration, and judged on those that it calls held out.
 """
 
@@ -54,10 +54,12 @@ class Shares:
     """A byte of a block that is computed again, where every tensor is made anew for each block."""
     step: float
     """A byte of the optimizer's own tensors, beyond the peak of training: few fit into its holes."""
+    reused: float
+    """Share of what training took that serves a validation in larger batches."""
 
 
 TRAINING = (FORWARD, LOSS, BACKWARD, RECOMPUTED, EMBEDDING)
-SHARES = {"cpu": Shares(1.45, 3.0, 0.45), "cuda": Shares(1.1, 1.1, 0.0)}
+SHARES = {"cpu": Shares(1.45, 3.0, 0.45, 0.4), "cuda": Shares(1.1, 1.1, 0.0, 1.0)}
 """cuda: of PyTorch's caching allocator, which rounds to 2 MiB. Not measured here."""
 
 
@@ -73,7 +75,7 @@ class MemoryPlan:
     products: float
     """Bytes of compiled matrix products."""
     process: float
-    """Bytes of the process before it trains."""
+    """Bytes of the process without its training."""
 
     @property
     def total(self) -> float:
@@ -88,7 +90,7 @@ class MemoryPlan:
 
 
 def process_bytes(job: TrainingJob, imported: float = IMPORTED, curve: bool = True) -> float:
-    """Before training.
+    """Of Python, libraries and the trainer, without tensors.
 
     Args:
         imported: resident memory of a process that has imported what `fit` does.
@@ -126,14 +128,11 @@ def heap_bytes(job: TrainingJob) -> float:
     own = step.total - step.lasting
     dynamic = max(training + shares.step * own, shares.passing * own)
     if VALIDATION in by_name:
-        validation = by_name[VALIDATION]
+        validating = taken(by_name[VALIDATION])
         rows, tokens = job.validation
-        if rows * tokens > job.tokens and job.device == "cpu":
-            # Tensors that are larger than those of training fit into none of its holes; logits come in equal chunks.
-            same = min(validation.parts["logits and loss"], by_name[FORWARD].parts["logits and loss"])
-            dynamic += taken(validation) - shares.passing * (same + validation.parts["weight copies"])
-        else:
-            dynamic = max(dynamic, taken(validation))
+        # Tensors that are larger than those of training find room only where several holes lie side by side.
+        apart = rows * tokens > job.tokens and job.device == "cpu"
+        dynamic = max(dynamic, validating + (1 - shares.reused) * dynamic if apart else validating)
     return lasting + dynamic
 
 

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-from lightning_gpt.data.loader import _PREFETCH
+from lightning_gpt.data.loader import PREFETCH
 from lightning_gpt.nn.flops import kv_cache_bytes
-from lightning_gpt.planning.memory_activations import block_use, copy_bytes, ends_use, mask_bytes
+from lightning_gpt.planning.memory_activations import block_use, copy_bytes, ends_use, mask_bytes, passing_bytes
 from lightning_gpt.planning.memory_head import head_use
 from lightning_gpt.planning.memory_job import TrainingJob
 from lightning_gpt.planning.memory_states import (
@@ -82,7 +82,7 @@ def moments(job: TrainingJob) -> tuple[Moment, ...]:
         "weights": weight_bytes(job),
         "optimizer": optimizer_bytes(job),
         "communication": communication_bytes(job),
-        "batches": batch * (2 + (_PREFETCH + 1 if job.prefetch else 0)),
+        "batches": batch * (2 + (PREFETCH + 1 if job.prefetch else 0)),
     }
     early = gradients if job.accumulate > 1 else 0  # of the micro-batches before
     last = layers[-1]
@@ -130,13 +130,12 @@ def moments(job: TrainingJob) -> tuple[Moment, ...]:
 
 
 def _validation(job: TrainingJob) -> dict[str, float]:
-    """Nothing is kept from layer to layer: the stream, and the widest half of a layer."""
+    """Nothing is kept from layer to layer: either the fullest layer or the logits are the most."""
     rows, tokens = job.validation
-    config, N = job.config, rows * tokens
-    widest = max(sum(block_use(job, layer, rows, tokens)[:2]) for layer in range(config.n_layer))
-    return {
-        "activations": 2 * N * config.n_embd * job.bytes.weights + widest / 2,
-        "weight copies": sum(copy_bytes(job, layer) for layer in range(config.n_layer)),
-        "logits and loss": head_use(job, N, training=False).forward,
-        "working tensors": mask_bytes(job, rows, tokens),
-    }
+    layers = range(job.config.n_layer)
+    stream = 2 * rows * tokens * job.config.n_embd * job.bytes.weights
+    layer = max(passing_bytes(job, layer, rows, tokens) for layer in layers)
+    logits = head_use(job, rows * tokens, training=False).forward
+    most = {"activations": stream, "logits and loss": logits} if stream + logits > layer else {"activations": layer}
+    copies = sum(copy_bytes(job, layer) for layer in layers)
+    return {"weight copies": copies, "working tensors": mask_bytes(job, rows, tokens), **most}

@@ -4,7 +4,7 @@ import math
 from collections import Counter
 
 from lightning_gpt.optim import SGD, AdamW, AdamW8bit, MuonAdamW, OptimizerSpec
-from lightning_gpt.optim.muon import _MAX_STACKED_ELEMENTS
+from lightning_gpt.optim.muon import MAX_STACKED_ELEMENTS
 from lightning_gpt.planning.memory_job import Parameter, TrainingJob, inventory
 
 BLOCK_8BIT = 256
@@ -114,7 +114,7 @@ def _muon_step_bytes(job: TrainingJob, optimizer: MuonAdamW) -> int:
     most = 0
     for shape, count in Counter(one.shape for one in hidden).items():
         numbers = math.prod(shape)
-        together = min(count, max(1, _MAX_STACKED_ELEMENTS // numbers))
+        together = min(count, max(1, MAX_STACKED_ELEMENTS // numbers))
         rows, columns = sorted(shape[-2:])
         stack = together * numbers
         grams = 2 * stack // columns * rows
