@@ -43,7 +43,7 @@ class Diagnosis(Callback):
     - gradient_norm_max, clipped: the largest norm and the share of clipped steps since the last log;
     - dead_units, dead_units_worst, dead_units_layer: share of the feed-forwards' units that no token of the batch
       turns on; in the worst layer; which it is. With model.compile they are looked at in validation;
-    - data_wait: share of the wall time since the last log that passed in waiting for a batch.
+    - and speed/data_wait: share of the wall time since the last log that passed in waiting for a batch.
 
     When training stops because a number is not finite, its batch is run again to find where that came from.
 
@@ -156,11 +156,12 @@ class Diagnosis(Callback):
             found["clipped"] = float(self._clipped) / trainer.log_every_n_steps
         self._largest = self._clipped = 0.0
         self._wait.batch_ended()
+        row = {f"diagnosis/{name}": value for name, value in found.items()}
         share = self._wait.share()
         if share is not None:
-            found["data_wait"] = share
+            row["speed/data_wait"] = share
         for logger in trainer.loggers:
-            logger.log_metrics({f"diagnosis/{name}": value for name, value in found.items()}, step=trainer.global_step)
+            logger.log_metrics(row, step=trainer.global_step)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """What follows is no waiting for data."""

@@ -28,7 +28,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "dead_units": ("diagnosis/dead_units",),
     "dead_units_worst": ("diagnosis/dead_units_worst",),
     "dead_units_layer": ("diagnosis/dead_units_layer",),
-    "data_wait": ("diagnosis/data_wait",),
+    "data_wait": ("speed/data_wait",),
     "tokens": ("progress/tokens", "total_tokens", "tokens", "tokens_seen", "train/tokens", "train/total_tokens"),
 }
 """Signal -> names under which it is logged, ours first. Of LearningRateMonitor's `lr-AdamW` the first is taken."""

@@ -132,9 +132,11 @@ def test_sick_runs_are_recognised(trained, capsys, name):
     assert rule in findings
     text = findings[rule]["message"] + findings[rule]["advice"]
     assert advice in text
-    # A rate that is too low also leaves the loss at ln V, and one that is too high explodes: nothing else is named.
-    together = {"rate_too_low", "plateau", "vanishing_gradients"}, {"rate_too_high", "exploding_gradients"}
-    allowed = next((names for names in together if rule in names), {rule})
+    # A rate that is too low also leaves the loss at ln V; one too high explodes, kills units and ends where only
+    # frequencies are known. Nothing else is named.
+    low, high = {"rate_too_low", "vanishing_gradients"}, {"rate_too_high", "exploding_gradients", "dead_units"}
+    together = {name: low | {"plateau"} for name in (*low, "plateau")} | {"rate_too_high": high | {"plateau"}}
+    allowed = together.get(rule, {rule})
     assert set(findings) <= allowed
     diagnose_command([str(run)])
     assert rule in capsys.readouterr().out
