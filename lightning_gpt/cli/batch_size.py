@@ -47,6 +47,7 @@ def batch_size_command(
         FIGURE_FILE,
         draw_sizes,
         find_sizes,
+        measured_at,
         recommended,
         sizes_table,
         split,
@@ -63,7 +64,7 @@ def batch_size_command(
     windows = settings["data.init_args.batch_size"] * (settings["trainer.accumulate_grad_batches"] or 1)
     limit = parsed_bytes(memory) if memory else None if _on_gpu(settings) else int(SHARE * free_bytes())
     tried = _Trial(fit, block_size, limit, steps)
-    sizes = find_sizes(tried, limit, most, slowest)
+    sizes = measured_at(find_sizes(tried, limit, most, slowest), windows, tried)
 
     best, kept = recommended(sizes.measured), split(windows, sizes.measured)
     heading = ["micro-batch", "tokens/s", "seconds a step", "peak GiB", f"accumulation for {windows} windows"]
@@ -78,6 +79,7 @@ def batch_size_command(
             f"{kept[0].size} --trainer.accumulate_grad_batches {kept[1]}"
         )
     command = f"lightning-gpt experiment batch_size {' '.join(fit)}" + (f" --memory {memory}" if memory else "")
+    command += f" --most {most} --slowest {slowest:g} --steps {steps}"
     machine = hardware()
     device = ", ".join(machine["gpus"]) or f"{machine['cpu']}, {machine['cores']} core(s)"
     allowed = f"; limit {limit / 2**30:.2f} GiB" if limit else ""

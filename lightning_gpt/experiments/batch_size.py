@@ -1,7 +1,7 @@
 """Which micro-batches fit in memory, how fast each is, and which to train with."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +105,20 @@ def _foretold(found: list[Measured], size: int) -> float | None:
     below = [one for one in found if one.size < size]
     slope = _slope(below)
     return None if slope is None else below[-1].peak_bytes + slope * (size - below[-1].size)
+
+
+def measured_at(sizes: Sizes, size: int, measure: Measure) -> Sizes:
+    """With one more size, unless it is larger than all that were tried, or does not fit.
+
+    Args:
+        sizes: of find_sizes.
+        size: windows, such as those of a whole step.
+        measure: tries one size.
+    """
+    if size > sizes.measured[-1].size or any(one.size == size for one in sizes.measured):
+        return sizes
+    one = measure(size)
+    return sizes if one is None else replace(sizes, measured=sorted([*sizes.measured, one], key=lambda one: one.size))
 
 
 def recommended(measured: list[Measured], near: float = NEAR) -> Measured:

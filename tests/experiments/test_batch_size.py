@@ -8,7 +8,15 @@ import pytest
 
 from lightning_gpt.cli import main
 from lightning_gpt.cli.batch_size import parsed_bytes
-from lightning_gpt.experiments.batch_size import Measured, Sizes, draw_sizes, find_sizes, recommended, split
+from lightning_gpt.experiments.batch_size import (
+    Measured,
+    Sizes,
+    draw_sizes,
+    find_sizes,
+    measured_at,
+    recommended,
+    split,
+)
 
 
 class Machine:
@@ -65,6 +73,15 @@ def test_the_smallest_of_the_fast_and_the_accumulation():
     assert split(12, measured) == (measured[3], 3)
     assert split(6, measured) == (measured[2], 2), "80 is within 5% of the best of those that divide 6"
     assert split(5, [measured[1]]) is None
+
+
+def test_the_size_of_a_whole_step_is_measured_too():
+    machine = Machine(each=10, allowed=1000 + 10 * 13)
+    sizes = measured_at(find_sizes(machine, None), 3, machine)
+    assert [one.size for one in sizes.measured] == [1, 2, 3, 4, 8, 12, 13]
+    tried = list(machine.tried)
+    assert measured_at(sizes, 12, machine) == sizes and measured_at(sizes, 14, machine) == sizes
+    assert machine.tried == tried, "known, or too large"
 
 
 def test_memory_in_words():
