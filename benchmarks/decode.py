@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from lightning_gpt.experiments.intervals import Estimate, estimate
+from lightning_gpt.experiments.statistics import Estimate, estimate
 
 from benchmarks.machine import describe_machine, machine_line
 from benchmarks.report import markdown_table, write_report
