@@ -11,13 +11,13 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from lightning_gpt.experiments.statistics import Estimate, estimate
 
 from benchmarks.machine import describe_machine, machine_line
 from benchmarks.report import markdown_table, write_report
 from lightning_gpt.cli.allocator import keep_freed_memory
 from lightning_gpt.experiments.report import variant_values
 from lightning_gpt.experiments.results import load_results
+from lightning_gpt.experiments.statistics import Estimate, estimate
 from lightning_gpt.nn import GPT, GPTConfig, KVCache
 
 HEADS, LAYERS, WIDTH, VOCAB = 16, 4, 1024, 1024

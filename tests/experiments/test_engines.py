@@ -85,7 +85,8 @@ SLOW = {"budget": {"max_steps": 1200}, "overrides": {"last.every_n_steps": 50, "
 def test_a_killed_experiment_goes_on_where_it_was(write_experiment, tmp_path):
     """SIGKILL for the command alone: its training run lives on. Called again, the command waits for that run and goes
     on; the results are those of an experiment that was never killed."""
-    path = write_experiment(**SLOW)
+    # Long enough to be still at work when the second command, which starts as slowly as the first, comes to it.
+    path = write_experiment(**{**SLOW, "budget": {"max_steps": 8000}})
     (cell,) = plan_cells(load_experiment(path))
     killed = start(path)
     wait_for(lambda: any(row["step"] >= 200 for row in metrics_of(cell)))
@@ -97,7 +98,7 @@ def test_a_killed_experiment_goes_on_where_it_was(write_experiment, tmp_path):
     assert again.returncode == 0, shown
     assert "one seed 1 is still being run by a process of an earlier call: waiting for it" in shown
     steps = [row["step"] for row in metrics_of(cell) if "val/loss" in row]
-    assert steps == [600, 1200]
+    assert steps == [4000, 8000]
     (found,) = json.loads((path.with_suffix("") / "results.json").read_text())["cells"]
     assert (found["status"], found["attempts"]) == ("done", 2)
 
