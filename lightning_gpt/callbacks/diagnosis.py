@@ -22,6 +22,8 @@ from lightning_gpt.tasks import NonFiniteError
 DIAGNOSIS_FILE = "diagnosis.json"
 JUDGEMENTS = 25
 """How often a run is judged in all, besides its validations."""
+LOOKS = 100
+"""How often weights, gradients and hidden units are looked at in all; on logging steps."""
 
 
 def read_diagnosis(directory: Path) -> dict[str, Any]:
@@ -38,12 +40,15 @@ class Diagnosis(Callback):
 
     Every trainer.log_every_n_steps optimizer steps logs, under diagnosis/:
 
+    - gradient_norm_max, clipped: the largest norm and the share of clipped steps since the last log;
+    - speed/data_wait (not under diagnosis/): share of the wall time since the last log spent waiting for a batch;
+
+    and at most a hundred times in a run, at its logging steps:
+
     - update_ratio: norm of the step's update over the norm of the weights, of the matrices;
     - gradient_depth: the first block's gradient over the last block's;
-    - gradient_norm_max, clipped: the largest norm and the share of clipped steps since the last log;
     - dead_units, dead_units_worst, dead_units_layer: share of the feed-forwards' units that no token of the batch
-      turns on; in the worst layer; which it is. With model.compile they are looked at in validation;
-    - and speed/data_wait: share of the wall time since the last log that passed in waiting for a batch.
+      turns on; in the worst layer; which it is. With model.compile they are looked at in validation.
 
     When training stops because a number is not finite, its batch is run again to find where that came from.
 
@@ -64,6 +69,7 @@ class Diagnosis(Callback):
         self._rows: list[dict[str, float]] = []
         self._read = 0
         self._next_judgement = 0
+        self._look_every = 1
         self._first_step = self._last_step = 0
         self._largest: Tensor | float = 0.0
         self._clipped: Tensor | float = 0.0
@@ -90,6 +96,8 @@ class Diagnosis(Callback):
             kept = [Finding(**one) for one in before.get("findings", []) if one["step"] <= trainer.global_step]
             self.findings = {one.rule: one for one in kept}
         self._next_judgement = self._after(trainer)
+        logs = -(-max(trainer.max_steps, 0) // (LOOKS * trainer.log_every_n_steps))
+        self._look_every = max(1, logs) * trainer.log_every_n_steps
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch, batch_idx: int) -> None:
         """Stops the clock of waiting; remembers the batch for the case that a number breaks in it."""
@@ -101,9 +109,9 @@ class Diagnosis(Callback):
             self._units.begin()
 
     def _measures(self, trainer: Trainer) -> bool:
-        """Whether the step under way is looked at: those that are logged, and the first."""
+        """Whether the step under way is looked at closely: LOOKS of those that are logged, and the first."""
         step = trainer.global_step
-        return (step + 1) % trainer.log_every_n_steps == 0 or step == self._first_step == 0
+        return (step + 1) % self._look_every == 0 or step == self._first_step == 0
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer) -> None:
         """Looks at gradients and at the weights that are about to change."""
