@@ -53,6 +53,11 @@ class Cell:
     """Of everything that decides the result: all settings, the corpus' fingerprint, this package's version."""
 
     @property
+    def tokens(self) -> int | None:
+        """Of the whole run."""
+        return None if self.tokens_per_step is None else self.max_steps * self.tokens_per_step
+
+    @property
     def training_flops(self) -> float | None:
         """Of the whole run."""
         if self.tokens_per_step is None or self.flops_per_token is None:

@@ -138,3 +138,10 @@ def test_smoke_has_settings_of_its_own(write_experiment):
     (cell,) = plan_cells(load_experiment(path), smoke=True)
     assert "char" in cell.data_dir and cell.settings["model"]["init_args"]["config"]["n_embd"] == 4
     assert "byte" in cells_of(path)[0].data_dir
+
+
+def test_variants_of_unequal_tokens_are_refused(write_experiment):
+    variants = {"a": {}, "b": {"data.init_args.batch_size": 4}}
+    assert len(cells_of(write_experiment(variants=variants, budget={"tokens": 640}, equal={"tokens": 0}))) == 2
+    with pytest.raises(ValueError, match=r"equal.tokens=0, but b has 128 and a 64"):
+        cells_of(write_experiment(variants=variants, equal={"tokens": 0}))
