@@ -1,8 +1,6 @@
 """`lightning-gpt experiment batch_size`: the micro-batch that fits, and the one to take."""
 
 import json
-import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -10,7 +8,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-UNITS = {"": 1, "B": 1, "KB": 1000, "MB": 1000**2, "GB": 1000**3, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 SHARE = 0.8
 """Of the memory that is free, which is taken where nothing is said."""
 POLL_SECONDS = 0.02
@@ -40,9 +37,7 @@ def batch_size_command(
         steps: optimizer steps that are timed, after two that are not.
         out: directory of batch_size.md, batch_size.png and batch_size.json.
     """
-    from lightning_gpt.cli.measured_run import with_files
-    from lightning_gpt.cli.parsing import with_nulls_as_config
-    from lightning_gpt.cli.settings_check import fit_parser
+    from lightning_gpt.cli.settings_check import parsed_arguments
     from lightning_gpt.experiments.batch_size import (
         FIGURE_FILE,
         draw_sizes,
@@ -54,15 +49,15 @@ def batch_size_command(
     )
     from lightning_gpt.experiments.results import hardware, versions
     from lightning_gpt.experiments.tables import markdown
+    from lightning_gpt.planning.memory_budget import free_memory, parse_memory
 
-    fit = with_files(fit)
     for name, value in (("most", most), ("slowest", slowest), ("steps", steps)):
         if value <= 0:
             raise ValueError(f"{name}={value} must be positive")
-    settings = fit_parser().parse_args(["fit", *with_nulls_as_config(fit)])["fit"]
+    settings = parsed_arguments(fit)
     block_size = settings["data.init_args.block_size"]
     windows = settings["data.init_args.batch_size"] * (settings["trainer.accumulate_grad_batches"] or 1)
-    limit = parsed_bytes(memory) if memory else None if _on_gpu(settings) else int(SHARE * free_bytes())
+    limit = parse_memory(memory) if memory else None if _on_gpu(settings) else int(SHARE * free_memory())
     tried = _Trial(fit, block_size, limit, steps)
     sizes = measured_at(find_sizes(tried, limit, most, slowest), windows, tried)
 
@@ -196,29 +191,3 @@ def _on_gpu(settings: Any) -> bool:
     import torch
 
     return settings["trainer.accelerator"] in ("gpu", "cuda", "auto") and torch.cuda.is_available()
-
-
-def parsed_bytes(text: str) -> int:
-    """8GiB, 500MB, 1e9 -> bytes.
-
-    Raises:
-        ValueError: it is no amount of memory.
-    """
-    found = re.fullmatch(r"\s*([\d.]+(?:e\d+)?)\s*([A-Za-z]*)\s*", text)
-    if not found or found[2].upper() not in UNITS or float(found[1]) <= 0:
-        raise ValueError(f"memory={text!r} must be an amount such as 8GiB or 500MB")
-    return int(float(found[1]) * UNITS[found[2].upper()])
-
-
-def free_bytes() -> int:
-    """Memory that this process may still take: what is free on the machine, or in its control group if that is less."""
-    import psutil
-
-    free = psutil.virtual_memory().available
-    for limit, used in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-    ):
-        if os.path.exists(limit) and (text := Path(limit).read_text().strip()).isdigit():
-            free = min(free, max(0, int(text) - int(Path(used).read_text())))
-    return free

@@ -30,7 +30,8 @@ def lr_range_command(
 
     from lightning_gpt.callbacks.jsonl_logger import read_metrics
     from lightning_gpt.callbacks.measurement import Finished
-    from lightning_gpt.cli.measured_run import measured_settings, with_files
+    from lightning_gpt.cli.measured_run import measured_settings
+    from lightning_gpt.cli.parsing import with_files
     from lightning_gpt.cli.training import run_training
     from lightning_gpt.experiments.range_figure import FIGURE_FILE, draw_range
     from lightning_gpt.experiments.results import hardware, versions

@@ -24,14 +24,3 @@ def measured_settings(place: Path, steps: int, callback: dict[str, Any]) -> dict
             "callbacks": [callback],
         },
     }
-
-
-def with_files(fit: list[str] | None) -> list[str]:
-    """Arguments of `fit`.
-
-    Raises:
-        ValueError: there are no configuration files among them.
-    """
-    if not fit or not any(one.startswith(("-c", "--config")) for one in fit):
-        raise ValueError("no configuration: give -c configs/<topic>.yaml -c configs/trainer/<machine>.yaml")
-    return fit

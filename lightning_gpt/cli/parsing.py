@@ -126,6 +126,17 @@ def with_fit_arguments(command: Callable | dict, args: list[str]) -> list[str]:
     return [*rest, f"--fit={json.dumps(fit)}"] if fit else rest
 
 
+def with_files(fit: list[str] | None) -> list[str]:
+    """Arguments of `fit`, as with_fit_arguments collects them.
+
+    Raises:
+        ValueError: there are no configuration files among them.
+    """
+    if not fit or not any(one.startswith(("-c", "--config")) for one in fit):
+        raise ValueError("no configuration: give -c configs/<topic>.yaml -c configs/trainer/<machine>.yaml")
+    return fit
+
+
 def completed(command: Callable | dict, args: list[str]) -> list[str]:
     """Command line with everything that the parser itself would not understand spelled out.
 

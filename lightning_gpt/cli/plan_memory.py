@@ -75,11 +75,12 @@ def _resident() -> float:
 
 def _free(device: str) -> float | None:
     """Bytes that a run could take here now; None = there is no such device."""
-    import psutil
     import torch
 
+    from lightning_gpt.planning.memory_budget import free_memory
+
     if device == "cpu":
-        return psutil.virtual_memory().available
+        return free_memory()
     return torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else None
 
 

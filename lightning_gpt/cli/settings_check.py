@@ -1,11 +1,11 @@
 """Whether `lightning-gpt fit` would take settings, without running it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from lightning_gpt.cli.parsing import with_nulls_as_config
+from lightning_gpt.cli.parsing import with_files, with_nulls_as_config
 from lightning_gpt.cli.training import CLI_SETTINGS, TrainingCLI, TrainingParser
 
 
@@ -57,7 +57,7 @@ def parsed_settings(configs: Iterable[str | Path], settings: str | Path | None =
     return parsed_arguments([part for one in files for part in ("-c", str(one))])
 
 
-def parsed_arguments(fit: Sequence[str] | None) -> Any:
+def parsed_arguments(fit: list[str] | None) -> Any:
     """What fit would make of its arguments: jsonargparse's namespace of all settings, defaults included.
 
     Args:
@@ -66,10 +66,8 @@ def parsed_arguments(fit: Sequence[str] | None) -> Any:
     Raises:
         ValueError: as parsed_settings; no -c file among them.
     """
-    if not fit or not any(one.startswith(("-c", "--config")) for one in fit):
-        raise ValueError("no configuration: give -c configs/<topic>.yaml -c configs/trainer/<machine>.yaml")
     try:
-        return fit_parser().parse_args(["fit", *with_nulls_as_config(list(fit))])["fit"]
+        return fit_parser().parse_args(["fit", *with_nulls_as_config(with_files(fit))])["fit"]
     except ValueError as error:
         if "required: fit." not in str(error):
             raise

@@ -7,14 +7,14 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import yaml
 
 from lightning_gpt.callbacks.jsonl_logger import read_metrics
+from lightning_gpt.experiments.locks import locked
 from lightning_gpt.experiments.plan import Cell
 
 STATE_FILE = "state.json"
@@ -129,48 +129,48 @@ def run_cell(
         RuntimeError: as conclude.
         ValueError: as prepare_run.
     """
-    with _alone(cell) as lock:
+    place = cell.directory.parent
+    place.mkdir(parents=True, exist_ok=True)
+
+    def waiting() -> None:
+        name = f"{cell.variant} seed {cell.seed}"
+        print(f"{name} is still being run by a process of an earlier call: waiting for it", file=sys.stderr)
+
+    with locked(place / f".{cell.directory.name}.{LOCK_FILE}", waiting) as lock:
         if (state := read_state(cell)) and state.finished:
             return state
         state, arguments = prepare_run(cell)
         begin = time.monotonic()
-        with open(cell.directory / LOG_FILE, "wb") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "lightning_gpt", *arguments],
-                stdout=log,
-                stderr=log,
-                stdin=subprocess.DEVNULL,
-                env={**os.environ, **(environment or {})},
-                pass_fds=[lock] if lock is not None else [],  # held as long as the run lives, whatever becomes of us
-            )
-            processes = set() if processes is None else processes
-            processes.add(process)
-            try:
-                status, state.peak_memory_bytes = _wait(process)
-            finally:
-                processes.discard(process)
+        process = start_process(cell, arguments, lock, environment)
+        processes = set() if processes is None else processes
+        processes.add(process)
+        try:
+            status, state.peak_memory_bytes = _wait(process)
+        finally:
+            processes.discard(process)
         state.seconds = round(time.monotonic() - begin, 2)
         return conclude(cell, state, status)
 
 
-@contextmanager
-def _alone(cell: Cell) -> Iterator[int | None]:
-    """Holds the cell's lock; yields its descriptor, None where the system has no such locks."""
-    try:
-        import fcntl
-    except ImportError:
-        yield None
-        return
-    folder = cell.directory.parent
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / f".{cell.directory.name}.{LOCK_FILE}", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            name = f"{cell.variant} seed {cell.seed}"
-            print(f"{name} is still being run by a process of an earlier call: waiting for it", file=sys.stderr)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield file.fileno()
+def start_process(
+    cell: Cell, arguments: list[str], lock: int | None = None, environment: Mapping[str, str] | None = None
+) -> subprocess.Popen:
+    """Starts `lightning-gpt` with its output in the cell's log.
+
+    Args:
+        arguments: of prepare_run.
+        lock: descriptor of a lock that the run holds as long as it lives, whatever becomes of us.
+        environment: variables laid over this process'.
+    """
+    with open(cell.directory / LOG_FILE, "wb") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "lightning_gpt", *arguments],
+            stdout=log,
+            stderr=log,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, **(environment or {})},
+            pass_fds=[lock] if lock is not None else [],
+        )
 
 
 def _clear(directory: Path) -> None:

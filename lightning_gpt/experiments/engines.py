@@ -53,7 +53,7 @@ class LocalEngine:
         def one(cell: Cell) -> CellState:
             slot = slots.get()
             try:
-                return run_cell(cell, self._environment(slot), processes)
+                return run_cell(cell, self.environment(slot), processes)
             finally:
                 slots.put(slot)
 
@@ -76,7 +76,8 @@ class LocalEngine:
             raise
         pool.shutdown()
 
-    def _environment(self, slot: int) -> dict[str, str]:
+    def environment(self, slot: int) -> dict[str, str]:
+        """Variables of the runs of one of the `parallel` slots: its threads, and its GPU where there are several."""
         if self.parallel == 1:
             return {}
         import torch

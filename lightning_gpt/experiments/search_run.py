@@ -16,6 +16,7 @@ from typing import IO, Any
 
 from lightning_gpt.experiments.engines import LocalEngine
 from lightning_gpt.experiments.live import duration
+from lightning_gpt.experiments.locks import locked, try_lock
 from lightning_gpt.experiments.plan import Cell, Check, plan_cells
 from lightning_gpt.experiments.search_space import Range
 from lightning_gpt.experiments.search_spec import Search
@@ -26,10 +27,8 @@ from lightning_gpt.experiments.search_study import (
     asked,
     check_identity,
     import_optuna,
-    locked,
     open_study,
     settings_of,
-    try_lock,
 )
 from lightning_gpt.experiments.search_trial import TrialOutcome, run_trial
 from lightning_gpt.experiments.settings import nested
@@ -137,7 +136,7 @@ class SearchRun:
             self._print(f"{min(len(before), self.trials)} of {self.trials} trials are finished already")
         engine = LocalEngine(self.parallel)
         threads = [
-            threading.Thread(target=self._work, args=(engine._environment(slot),), daemon=True)
+            threading.Thread(target=self._work, args=(engine.environment(slot),), daemon=True)
             for slot in range(self.parallel)
         ]
         for thread in threads:

@@ -1,12 +1,11 @@
 """The Optuna study of a search: its sampler, its pruner, its SQLite file, its identity."""
 
-import contextlib
 import hashlib
 import inspect
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import lightning_gpt
 from lightning_gpt.data.corpus_meta import CorpusMeta
@@ -119,42 +118,6 @@ def _built(chosen: Callable[..., Any], where: str, kind: str, options: dict[str,
             return chosen(**{name: one for name, one in options.items() if name in known})
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where}={kind}: {' '.join(str(error).split())}") from None
-
-
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Only one thread of one process at a time is between here and there; a lock ends with its process."""
-    with open(path, "a") as file:
-        if flock := _flock():
-            flock(file, wait=True)
-        yield
-
-
-def try_lock(path: Path) -> IO[str] | None:
-    """An open file that holds a lock until it is closed and no child has it; None: somebody else holds it."""
-    file = open(path, "a")  # noqa: SIM115
-    flock = _flock()
-    if flock is None or flock(file, wait=False):
-        return file
-    file.close()
-    return None
-
-
-def _flock() -> Callable[..., bool] | None:
-    """None where the system has no such locks (there, one process at a time)."""
-    try:
-        import fcntl
-    except ImportError:
-        return None
-
-    def take(file: IO[str], wait: bool) -> bool:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except OSError:
-            return False
-        return True
-
-    return take
 
 
 def open_study(search: Search, directory: Path) -> Any:

@@ -1,10 +1,8 @@
 """One trial of a search: a real training run a seed, watched while it runs, stopped gently when the pruner says so."""
 
 import math
-import os
 import re
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -18,6 +16,7 @@ from lightning_gpt.experiments.cell_run import (
     metrics_of,
     prepare_run,
     read_state,
+    start_process,
 )
 from lightning_gpt.experiments.plan import Cell
 
@@ -150,15 +149,7 @@ def _run_seed(
     if state is None or not state.finished:
         state, arguments = prepare_run(cell)
         begin = time.monotonic()
-        with open(cell.directory / LOG_FILE, "wb") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "lightning_gpt", *arguments],
-                stdout=log,
-                stderr=log,
-                stdin=subprocess.DEVNULL,
-                env={**os.environ, **(environment or {})},
-                pass_fds=[lock] if lock is not None else [],
-            )
+        process = start_process(cell, arguments, lock, environment)
         processes = set() if processes is None else processes
         processes.add(process)
         try:

@@ -1,7 +1,8 @@
-"""Sizes of memory as people write them."""
+"""Sizes of memory as people write them, and what is free here."""
 
 import math
 import re
+from pathlib import Path
 
 UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 UNITS |= {"KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40}
@@ -20,3 +21,17 @@ def parse_memory(text: str) -> int:
     if not (math.isfinite(amount) and amount > 0):
         raise ValueError(f"memory={text!r} must be positive")
     return int(amount * UNITS[match[2].upper()])
+
+
+def free_memory() -> int:
+    """Bytes that this process may still take: what is free on the machine, or in its control group if that is less."""
+    import psutil
+
+    free = psutil.virtual_memory().available
+    for limit, used in (
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ):
+        if Path(limit).exists() and (text := Path(limit).read_text().strip()).isdigit():
+            free = min(free, max(0, int(text) - int(Path(used).read_text())))
+    return free

@@ -7,7 +7,6 @@ import sys
 import pytest
 
 from lightning_gpt.cli import main
-from lightning_gpt.cli.batch_size import parsed_bytes
 from lightning_gpt.experiments.batch_size import (
     Measured,
     Sizes,
@@ -82,13 +81,6 @@ def test_the_size_of_a_whole_step_is_measured_too():
     tried = list(machine.tried)
     assert measured_at(sizes, 12, machine) == sizes and measured_at(sizes, 14, machine) == sizes
     assert machine.tried == tried, "known, or too large"
-
-
-def test_memory_in_words():
-    assert [parsed_bytes(text) for text in ("8GiB", "500 MB", "1e9", "2kib")] == [2**33, 500_000_000, 10**9, 2048]
-    for wrong in ("8 apples", "-1GB", "GiB", "0"):
-        with pytest.raises(ValueError, match="must be an amount such as 8GiB"):
-            parsed_bytes(wrong)
 
 
 def test_the_picture(tmp_path):

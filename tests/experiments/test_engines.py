@@ -155,5 +155,5 @@ def test_time_left_is_foretold_from_the_work_that_is_done(write_experiment, monk
 def test_cells_side_by_side_share_the_cores(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
-    assert LocalEngine(3)._environment(0)["OMP_NUM_THREADS"] == "2"
-    assert LocalEngine(1)._environment(0) == {}
+    assert LocalEngine(3).environment(0)["OMP_NUM_THREADS"] == "2"
+    assert LocalEngine(1).environment(0) == {}
