@@ -14,6 +14,13 @@ from lightning_gpt.experiments.live import ExperimentProgress, duration
 from lightning_gpt.experiments.plan import plan_cells
 
 
+@pytest.fixture(autouse=True)
+def one_thread_everywhere(monkeypatch):
+    """Sums of other numbers of threads differ in the last digit: runs of the test's own process have one too."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+
+
 def losses(cells):
     return [[row["val/loss"] for row in metrics_of(cell) if "val/loss" in row] for cell in cells]
 
@@ -28,11 +35,9 @@ def two_cells(write_experiment):
     [("local", {}), ("ray", {}), ("slurm", {"cluster": "local"})],
     ids=["local", "ray", "slurm-local"],
 )
-def test_every_engine_runs_the_same_cells(write_experiment, two_cells, monkeypatch, capfd, name, options):
+def test_every_engine_runs_the_same_cells(write_experiment, two_cells, capfd, name, options):
     """Two at a time on each engine; submitit's local executor runs the jobs that SLURM would. Losses are those of the
     cells run one after the other."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     run_cells(two_cells, "val/loss", choose_engine(name, 2, options))
     assert [read_state(cell).status for cell in two_cells] == ["done", "done"]
     assert "2/2" in capfd.readouterr().err
@@ -75,8 +80,7 @@ def wait_for(condition, seconds=300):
 def start(path, *arguments):
     """The command in a process of its own, as a user's shell has it."""
     command = [sys.executable, "-m", "lightning_gpt", "experiment", "run", str(path), *arguments]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 
 SLOW = {"budget": {"max_steps": 1200}, "overrides": {"last.every_n_steps": 50, "trainer.log_every_n_steps": 50}}
