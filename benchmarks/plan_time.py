@@ -70,7 +70,7 @@ def measure(folder: Path, name: str) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/plan_time.md")
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/plan_time.json")
     out = parser.parse_args().out
     results = {}
     with tempfile.TemporaryDirectory() as folder:
