@@ -24,7 +24,7 @@ lint: setup
 	$(BIN)/ruff format --check .
 
 test: lint
-	OMP_NUM_THREADS=2 $(BIN)/python -m pytest -q -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow"
 
 test-slow: setup
 	OMP_NUM_THREADS=2 $(BIN)/python -m pytest -q -m slow
