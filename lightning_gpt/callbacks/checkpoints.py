@@ -140,8 +140,8 @@ class LastCheckpoint(_Saver):
         """Counts from here."""
         self._step, self._saved_at = trainer.global_step, time.monotonic()
 
-    def _due(self, trainer: Trainer, step: int) -> bool:
-        if self.every_n_steps and step % self.every_n_steps == 0:
+    def _due(self, trainer: Trainer, step: int, before: int) -> bool:
+        if self.every_n_steps and step // self.every_n_steps > before // self.every_n_steps:
             return True
         if not self.every_n_minutes:
             return False
@@ -153,7 +153,7 @@ class LastCheckpoint(_Saver):
         """Saves when due, only where an optimizer step has just been completed."""
         step, before = trainer.global_step, self._step
         self._step = step
-        if step == before or not self._due(trainer, step):
+        if step == before or not self._due(trainer, step, before):
             return
         # A run continued from before a validation that was due would leave it out: save after it.
         loop = trainer.fit_loop

@@ -89,7 +89,8 @@ class Progress(ProgressBar):
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs, batch, batch_idx: int) -> None:
         """Moves the bar; prints a plain line when there is news and it is time."""
         step = trainer.global_step
-        if not self._enabled or step == self._shown_step or step % trainer.log_every_n_steps:
+        every = trainer.log_every_n_steps
+        if not self._enabled or step // every == self._shown_step // every:
             return
         self._shown_step = step
         metrics = next((c.latest for c in trainer.callbacks if isinstance(c, TrainingMetrics)), {})

@@ -12,6 +12,7 @@ class TrainingMetrics(Callback):
     """Every trainer.log_every_n_steps optimizer steps logs
 
     - train/loss: token mean over all tokens since the last log, over all ranks; train/perplexity;
+    - what the task has booked under names of its own (Task.book);
     - optim/lr (of the first parameter group), optim/gradient_norm (before clipping);
     - progress/tokens: tokens trained on so far;
     - speed/tokens_per_second, speed/tflops, speed/mfu: all devices; validation, sampling and saving are not counted,
@@ -41,7 +42,8 @@ class TrainingMetrics(Callback):
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs, batch, batch_idx: int) -> None:
         """Logs at the end of an interval; otherwise two comparisons."""
         step = trainer.global_step
-        if step == self._last_step or step % trainer.log_every_n_steps:
+        every = trainer.log_every_n_steps
+        if step // every == self._last_step // every:  # a batch may take several steps
             return
         loss, tokens = pl_module.window_loss, pl_module.window_tokens
         if trainer.world_size > 1:
@@ -67,6 +69,7 @@ class TrainingMetrics(Callback):
         }
         if self._peak:
             self.latest["speed/mfu"] = flops / (self._peak * trainer.world_size)
+        self.latest |= pl_module.window_metrics()
         pl_module.check_finite(loss)
         for logger in trainer.loggers:
             logger.log_metrics(self.latest, step=step)

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-from lightning import LightningDataModule
-from lightning.pytorch.utilities import rank_zero_warn
-
 from lightning_gpt.data.corpus_meta import TOKENIZER_FILE, CorpusMeta
 from lightning_gpt.data.loader import EvalLoader, TrainLoader
+from lightning_gpt.data.resumable import ResumableData
 from lightning_gpt.data.sampler import EpochWindows, RandomWindows
 from lightning_gpt.data.shards import TokenShards
 from lightning_gpt.text.tokenizer import Tokenizer
@@ -20,7 +16,7 @@ from lightning_gpt.text.tokenizer import Tokenizer
 MODES = {"random": RandomWindows, "epoch": EpochWindows}
 
 
-class TokenData(LightningDataModule):
+class TokenData(ResumableData):
     """Windows of a prepared corpus, shifted by one, for pretraining.
 
     Training is an endless stream of windows; its position is the number of windows consumed by all ranks, is saved in
@@ -78,9 +74,6 @@ class TokenData(LightningDataModule):
         self.meta = CorpusMeta.load(self.data_dir)
         self._check_corpus()
         self._shards: dict[str, TokenShards] = {}
-        self._train_loader: TrainLoader | None = None
-        self._loaded_by: object = None  # the Trainer of _train_loader
-        self._resumed: dict[str, Any] = {}
 
     @property
     def vocab_size(self) -> int:
@@ -115,22 +108,15 @@ class TokenData(LightningDataModule):
 
     def train_dataloader(self) -> TrainLoader:
         """The endless stream, from where the checkpoint left it or else from its beginning."""
-        consumed = self._consumed_samples()
-        seed = self._stream_seed()
+        position = self._position()
         shards = self._open("train")
-        trainer = self.trainer
-        self._loaded_by = trainer
         self._train_loader = TrainLoader(
             shards,
-            MODES[self.mode](len(shards), self.block_size, seed),
+            MODES[self.mode](len(shards), self.block_size, self._stream_seed()),
             self.batch_size,
             self.block_size,
-            consumed_samples=consumed,
-            accumulate=1 if trainer is None else trainer.accumulate_grad_batches,
-            repeat=bool(trainer is not None and trainer.overfit_batches),
-            batches_done=None
-            if trainer is None
-            else lambda: trainer.fit_loop.epoch_loop.batch_progress.total.processed,
+            separate=self.documents == "separate",
+            **position,
             **self._placement(),
         )
         return self._train_loader
@@ -139,54 +125,22 @@ class TokenData(LightningDataModule):
         """The whole validation split once; nothing when the corpus has none."""
         if "val" not in self.meta.splits:
             return []
-        return EvalLoader(self._open("val"), self.val_batch_size, self.val_block_size, **self._placement())
+        separate = self.documents == "separate"
+        shards = self._open("val")
+        return EvalLoader(shards, self.val_batch_size, self.val_block_size, separate=separate, **self._placement())
 
     def test_dataloader(self) -> EvalLoader | list:
         """As validation: a prepared corpus has two splits."""
         return self.val_dataloader()
 
-    def state_dict(self) -> dict[str, Any]:
-        """Where the stream of training windows stands, and of what it is. Empty outside training."""
-        if self._train_loader is None:
-            return {}
-        return {
-            **self._train_loader.state_dict(),
-            "seed": self._train_loader.windows.seed,
-            "fingerprint": self.fingerprint,
-        }
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up a checkpoint's position. It is checked when training asks for data: evaluation may use others."""
-        self._resumed = dict(state_dict)
-        self._train_loader = None
-
     def __getstate__(self) -> dict[str, Any]:
         """Without open files and the stream, so that processes can be spawned with it."""
-        return {**self.__dict__, "_shards": {}, "_train_loader": None, "_loaded_by": None}
+        return {**super().__getstate__(), "_shards": {}}
 
-    def _consumed_samples(self) -> int:
-        if self._train_loader is not None and self._loaded_by is self.trainer:
-            return (
-                self._train_loader.consumed_samples
-            )  # asked again in the same fit (reload_dataloaders_every_n_epochs)
-        trained_on = self._resumed.get("fingerprint", self.fingerprint)
-        if trained_on != self.fingerprint:
-            raise ValueError(
-                f"data_dir={str(self.data_dir)!r} holds another corpus (fingerprint {self.fingerprint[:12]}) than the "
-                f"checkpoint was trained on ({trained_on[:12]}): point data_dir at that one, or start a new run from "
-                "the checkpoint's weights"
-            )
-        return int(self._resumed.get("consumed_samples", 0))
-
-    def _stream_seed(self) -> int:
-        saved = self._resumed.get("seed")
-        if self.seed is None:
-            return int(os.environ.get("PL_GLOBAL_SEED", "0")) if saved is None else saved
-        if saved not in (None, self.seed):
-            rank_zero_warn(
-                f"data seed={self.seed} replaces the checkpoint's {saved}: another order of windows from here"
-            )
-        return self.seed
+    @property
+    def place(self) -> str:
+        """Where the data come from, for messages."""
+        return f"data_dir={str(self.data_dir)!r}"
 
     def _open(self, split: str) -> TokenShards:
         if split not in self._shards:
@@ -198,22 +152,6 @@ class TokenData(LightningDataModule):
                 self.meta.offsets_paths(self.data_dir, split) if separate else (),
             )
         return self._shards[split]
-
-    def _placement(self) -> dict[str, Any]:
-        """What both loaders need to know of the settings and of this process."""
-        rank, world_size, on_gpu = 0, 1, False
-        if self.trainer is not None:
-            rank, world_size = self.trainer.global_rank, self.trainer.world_size
-            on_gpu = self.trainer.strategy.root_device.type == "cuda"
-        elif torch.distributed.is_available() and torch.distributed.is_initialized():
-            rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
-        return {
-            "separate": self.documents == "separate",
-            "rank": rank,
-            "world_size": world_size,
-            "prefetch": self.num_workers > 0,
-            "pin_memory": on_gpu if self.pin_memory is None else self.pin_memory,
-        }
 
     def _check_settings(self) -> None:
         for name in ("batch_size", "block_size", "val_batch_size", "val_block_size"):

@@ -1,6 +1,7 @@
 """Lightning checkpoints of ours as networks: `checkpoint["lightning_gpt"]` describes what `state_dict` holds."""
 
 import pickle
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch
 
 from lightning_gpt.hub.network import network_from_state
 from lightning_gpt.nn import GPT, GPTConfig
+from lightning_gpt.text.roles import Roles
 from lightning_gpt.text.tokenizer import Tokenizer
 
 CHECKPOINT_KEY = "lightning_gpt"
@@ -79,7 +81,42 @@ def load_checkpoint(
         config = GPTConfig.from_dict(about["model"])
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    return network_from_state(config, state, str(path), dtype, device), Tokenizer.from_json(about["tokenizer"])
+    tokenizer = Tokenizer.from_json(about["tokenizer"], roles_from(about))
+    if "lora" in about:
+        return _merged(path, about, state, dtype, device), tokenizer
+    return network_from_state(config, state, str(path), dtype, device), tokenizer
+
+
+def about_tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
+    """What a checkpoint keeps of its tokenizer, its tokens' roles and chat template included."""
+    return {"tokenizer": tokenizer.to_json(), "roles": asdict(tokenizer.roles)}
+
+
+def roles_from(about: dict[str, Any]) -> Roles:
+    """The roles in a checkpoint; files written before they were kept have none."""
+    roles = about.get("roles") or {}
+    return Roles(**(roles | {"end_ids": tuple(roles.get("end_ids", ()))}))
+
+
+def _merged(path: str | Path, about: dict[str, Any], state: dict[str, torch.Tensor], dtype: Any, device: Any) -> GPT:
+    """A checkpoint that holds adapters alone: its base, with them merged in."""
+    from lightning_gpt.hub.adapters import LoRA, add_adapters, base_fingerprint, merge_adapters
+    from lightning_gpt.hub.opening import open_model
+
+    try:
+        net, _ = open_model(about["base"], dtype, device)
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"{path} holds adapters of {about['base']}, which is not there: bring it back, it holds the other weights"
+        ) from None
+    if base_fingerprint(net) != about["base_fingerprint"]:
+        raise ValueError(f"{path} holds adapters of another {about['base']} than the one that is there now")
+    lora = about["lora"]
+    add_adapters(net, LoRA(**(lora | {"layers": tuple(lora["layers"])})))
+    missing = net.load_state_dict(state, strict=False)
+    if missing.unexpected_keys:
+        raise ValueError(f"{path} has unexpected weights {', '.join(missing.unexpected_keys[:4])}")
+    return merge_adapters(net).eval()
 
 
 def _what(start: bytes) -> str:

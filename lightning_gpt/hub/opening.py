@@ -1,10 +1,12 @@
 """One way in: a checkpoint, a model directory, a run directory or a name on the hub."""
 
+import json
 import re
 from pathlib import Path
 
 import torch
 
+from lightning_gpt.hub.adapters import ADAPTER_CONFIG
 from lightning_gpt.hub.checkpoint import load_checkpoint
 from lightning_gpt.hub.model_directory import load_model
 from lightning_gpt.nn import GPT
@@ -20,6 +22,7 @@ def open_model(
 
     - a checkpoint file of `lightning-gpt fit`,
     - a model directory of ours or of transformers, or a *.gguf file,
+    - a directory with an adapter in peft's format, which names its base,
     - a run directory: the best checkpoint under it, else the last,
     - a name on the Hugging Face hub, such as openai-community/gpt2.
 
@@ -35,6 +38,8 @@ def open_model(
     if path.is_dir():
         if (path / "config.json").exists():
             return load_model(path, dtype, device)
+        if (path / ADAPTER_CONFIG).exists():
+            return _open_adapter(path, dtype, device)
         return load_checkpoint(find_checkpoint(path), dtype, device)
     if path.exists():
         if path.name in ("config.json", "model.safetensors"):
@@ -45,6 +50,19 @@ def open_model(
             return load_gguf(path, dtype, device)
         return load_checkpoint(path, dtype, device)
     return load_model(locate(path_or_name), dtype, device)
+
+
+def _open_adapter(path: Path, dtype: torch.dtype | None, device: torch.device | str) -> tuple[GPT, Tokenizer | None]:
+    """The base that an adapter names, with it merged in."""
+    from lightning_gpt.hub.adapters import load_adapter, merge_adapters
+
+    base = json.loads((path / ADAPTER_CONFIG).read_text(encoding="utf-8")).get("base_model_name_or_path")
+    try:
+        net, tokenizer = open_model(base, dtype, device)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{path} is an adapter of {base}: {error}") from None
+    load_adapter(path, net)
+    return merge_adapters(net).eval(), tokenizer
 
 
 def find_checkpoint(run: Path) -> Path:

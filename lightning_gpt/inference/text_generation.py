@@ -4,8 +4,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import tokenizers
-
 from lightning_gpt.inference.generation import Generation, Overflow, row_generators
 from lightning_gpt.inference.sampling import SamplingConfig
 from lightning_gpt.inference.streaming import StopMatcher, StreamDecoder
@@ -31,9 +29,7 @@ def prompt_ids(tokenizer: Tokenizer, text: str, vocab_size: int) -> list[int]:
     An empty prompt becomes one token: end-of-text where there is one, as between documents in training, else a
     line break, else id 0.
     """
-    template = tokenizers.Tokenizer.from_str(tokenizer.to_json()).encode("", add_special_tokens=True).ids
-    prefix = template[:1] if template and template[0] == tokenizer.bos_id else []
-    ids = prefix + tokenizer.encode(text)
+    ids = tokenizer.prefix_ids + tokenizer.encode(text)
     if ids:
         return ids
     first = tokenizer.eos_id if tokenizer.eos_id is not None else tokenizer.bos_id

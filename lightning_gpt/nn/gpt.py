@@ -13,7 +13,7 @@ from lightning_gpt.nn.blocks import build_block, build_norm
 from lightning_gpt.nn.cache import KVCache
 from lightning_gpt.nn.config import GPTConfig
 from lightning_gpt.nn.initialization import initialize
-from lightning_gpt.nn.loss import linear_cross_entropy
+from lightning_gpt.nn.loss import answered, linear_cross_entropy
 from lightning_gpt.nn.moe import mixtures
 from lightning_gpt.nn.positions import RotaryTable, SinusoidalTable, alibi_slopes
 
@@ -184,6 +184,16 @@ class GPT(nn.Module):
             vocab_size=self.config.vocab_size,
             softcap=self.config.logit_softcap,
         )
+
+    def answer_loss(
+        self, input_ids_BT: Tensor, targets_BT: Tensor, document_ids: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """As `loss`, with the head applied to the positions that have a target only: where prompts are not learnt
+        from, their logits are most of the head's work."""
+        hidden_NC = self.hidden(input_ids_BT, document_ids=document_ids).flatten(0, 1)
+        hidden_NC, targets_N = answered(hidden_NC, targets_BT.flatten())
+        head, cap = self.head.weight, self.config.logit_softcap
+        return linear_cross_entropy(hidden_NC, head, targets_N, vocab_size=self.config.vocab_size, softcap=cap)
 
     def training_loss(
         self, input_ids_BT: Tensor, targets_BT: Tensor, document_ids: Tensor | None = None

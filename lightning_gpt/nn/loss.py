@@ -15,6 +15,25 @@ CHUNK_LOGITS = 1 << 25
 BLOCK_LOGITS = 1 << 21
 
 
+# On CPUs a bfloat16 product is compiled anew for every number of rows, which is another in every batch.
+ROWS_MULTIPLE = 64
+
+
+def answered(hidden_NC: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
+    """The rows that have a target, in order, and behind them others up to a multiple of 64.
+
+    Returns:
+        (M, C) and (M,), M <= N; the targets of the rows that fill up stay IGNORE_INDEX.
+    """
+    has = targets_N != IGNORE_INDEX
+    wanted = has.nonzero()[:, 0]
+    rows = -(-max(len(wanted), 1) // ROWS_MULTIPLE) * ROWS_MULTIPLE
+    if rows >= len(targets_N):
+        return hidden_NC, targets_N
+    chosen = torch.cat((wanted, (~has).nonzero()[: rows - len(wanted), 0]))
+    return hidden_NC[chosen], targets_N[chosen]
+
+
 def plain_linear_cross_entropy(
     hidden_NC: Tensor, weight_VC: Tensor, targets_N: Tensor, vocab_size: int, softcap: float | None = None
 ) -> tuple[Tensor, Tensor]:

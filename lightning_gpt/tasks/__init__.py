@@ -2,5 +2,6 @@
 
 from lightning_gpt.tasks.base import NonFiniteError, Task
 from lightning_gpt.tasks.pretraining import Pretraining
+from lightning_gpt.tasks.sft import SFT
 
-__all__ = ["NonFiniteError", "Pretraining", "Task"]
+__all__ = ["SFT", "NonFiniteError", "Pretraining", "Task"]

@@ -40,6 +40,7 @@ class Task(LightningModule):
         self.gradient_norm: Tensor | None = None
         self.learning_rate = 0.0
         self._step_tokens: Tensor | int = 0
+        self._window_sums: dict[str, Tensor] = {}
         self._fresh_groups: list[dict[str, Any]] = []
 
     def configure_optimizers(self) -> dict[str, Any]:
@@ -95,6 +96,34 @@ class Task(LightningModule):
         self.window_tokens = self.window_tokens + count
         self._step_tokens = self._step_tokens + count
         return loss_sum / self.nominal_tokens
+
+    def book(self, name: str, total: Tensor | float, count: Tensor | float = 1.0) -> None:
+        """Adds to a metric that is logged, beside the loss, as its mean since the last log over all ranks.
+
+        Args:
+            name: under which it is logged; every rank must book the same names.
+            total: sum over what is counted.
+            count: how much that is.
+        """
+        new = torch.stack([torch.as_tensor(v, dtype=torch.float64).detach().to(self.device) for v in (total, count)])
+        before = self._window_sums.get(name)
+        self._window_sums[name] = new if before is None else before + new
+
+    def window_metrics(self) -> dict[str, float]:
+        """Means of what has been booked since the last call."""
+        sums, self._window_sums = self._window_sums, {}
+        if not sums:
+            return {}
+        names = sorted(sums)
+        stacked = torch.stack([sums[name] for name in names])
+        if self.trainer.world_size > 1:
+            torch.distributed.all_reduce(stacked)
+        return {name: (total / max(count, 1e-12)) for name, (total, count) in zip(names, stacked.tolist())}
+
+    @property
+    def about_to_log(self) -> bool:
+        """Whether the optimizer step under way will be logged: for metrics that cost something."""
+        return (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0
 
     def configure_gradient_clipping(
         self,

@@ -8,6 +8,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 from torch.nn import functional as F
 
+from lightning_gpt.hub.checkpoint import about_tokenizer
 from lightning_gpt.nn import GPT, GPTConfig
 from lightning_gpt.nn.flops import training_flops_per_token
 from lightning_gpt.nn.loss import IGNORE_INDEX
@@ -186,7 +187,7 @@ class Pretraining(Task):
         data = self.trainer.datamodule
         checkpoint[CHECKPOINT_KEY] |= {
             "model": self.config.to_dict(),
-            "tokenizer": data.tokenizer.to_json(),
+            **about_tokenizer(data.tokenizer),
             "data_fingerprint": data.fingerprint,
         }
         if self.expert_loads is not None:

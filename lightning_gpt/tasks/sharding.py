@@ -19,8 +19,9 @@ def shard_network(net: GPT, mesh: DeviceMesh) -> None:
     for block in net.blocks:
         fully_shard(block, mesh=mesh)
     fully_shard(net, mesh=mesh)
-    # Training and validation call net.loss, which must gather as forward does.
-    register_fsdp_forward_method(net, "loss")
+    # Training and validation call these, which must gather as forward does.
+    for method in ("loss", "answer_loss", "hidden"):
+        register_fsdp_forward_method(net, method)
 
 
 class FullySharded(ModelParallelStrategy):

@@ -71,6 +71,12 @@ class Tokenizer:
         return frozenset((*([] if self.eos_id is None else [self.eos_id]), *self.roles.end_ids))
 
     @cached_property
+    def prefix_ids(self) -> list[int]:
+        """What the tokenizer's own template puts before every text: LLaMA's <s>; mostly nothing."""
+        template = tokenizers.Tokenizer.from_str(self._json).encode("", add_special_tokens=True).ids
+        return template[:1] if template and template[0] == self.bos_id else []
+
+    @cached_property
     def vocab_size(self) -> int:
         """Largest id + 1: the rows an embedding needs (published vocabularies may have gaps)."""
         return max(self._backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1

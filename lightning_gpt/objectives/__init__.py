@@ -1,0 +1,1 @@
+"""What is learnt from preferences and rewards, as pure functions of tensors with explicit masks, in float32."""
