@@ -26,6 +26,7 @@ FLOORS = {
     "tasks": 3,
     "callbacks": 3,
     "planning": 3,
+    "rewards": 3,
     "experiments": 4,
     "cli": 5,
 }

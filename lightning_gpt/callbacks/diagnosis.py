@@ -82,6 +82,7 @@ class Diagnosis(Callback):
         self._first_step = self._last_step = trainer.global_step
         if logger is not None and trainer.is_global_zero and not trainer.fast_dev_run:
             self._metrics, self._directory = logger.path, logger.path.parent
+        self.enabled = self.enabled and getattr(pl_module, "models_language", True)
         if not self.enabled:
             return
         network = getattr(pl_module, "net", pl_module)

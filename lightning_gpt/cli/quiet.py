@@ -20,6 +20,7 @@ NOISE = (
     ".*Checkpoint directory .* exists and is not empty.*",
     ".*You are using `torch.load`.*",
     ".*The `srun` command is available.*",
+    ".*module\\(s\\) in eval mode.*",  # references and reward models are meant to be
 )
 
 

@@ -150,6 +150,9 @@ class TrainingCLI(LightningCLI):
         if isinstance(interval, int) and not config.get("check_val_every_n_epoch"):
             # Lightning counts micro-batches here.
             config["val_check_interval"] = interval * (config.get("accumulate_grad_batches") or 1)
+        if not self.model.automatic_optimization:  # Lightning refuses to clip there: the task does it
+            self.model.gradient_clip_val = config["gradient_clip_val"]
+            config["gradient_clip_val"] = None
         if config.get("logger") in (None, True):
             config["logger"] = self._loggers(directory)
         config["default_root_dir"] = config.get("default_root_dir") or str(directory)

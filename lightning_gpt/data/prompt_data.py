@@ -13,13 +13,9 @@ class PromptData(RowData):
     """Rows of `prompt` and any other columns; of preference pairs only the prompt is used for generation.
 
     Batches: {"prompts": token ids of each, "texts": the same as text, "columns": {name: values}}. A prompt longer than
-    max_length loses its beginning (counted): set max_length to what the model's context leaves beside the answer; null
-    = half the context. Settings are RowData's.
+    max_length, by default what the model's context leaves beside the longest answer, loses its beginning (counted).
+    Settings are RowData's.
     """
-
-    def use_model(self, tokenizer: Any, block_size: int) -> None:
-        """Takes the model's tokenizer; prompts may fill half its context unless max_length says otherwise."""
-        super().use_model(tokenizer, block_size if self.max_length is not None else max(block_size // 2, 1))
 
     def encode(self, encoder: RowEncoder, row: Mapping[str, Any]) -> Prompt:
         """The prompt as tokens and text, and the row's columns."""

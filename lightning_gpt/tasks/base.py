@@ -30,6 +30,9 @@ class Task(LightningModule):
         schedule: factor on the learning rates by optimizer step.
     """
 
+    models_language = True
+    """Whether the loss is a cross-entropy of tokens, which Diagnosis can judge."""
+
     def __init__(self, optimizer: OptimizerSpec, schedule: ScheduleSpec) -> None:
         super().__init__()
         self.optimizer_spec = optimizer

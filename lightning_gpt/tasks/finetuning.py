@@ -30,6 +30,8 @@ class FineTuning(Task):
         activation_checkpointing: 0 = off; n = every n-th block is recomputed in the backward pass to save memory.
     """
 
+    models_language = False
+
     def __init__(
         self,
         init_from: str,

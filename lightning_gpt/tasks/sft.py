@@ -27,6 +27,8 @@ class SFT(FineTuning):
         compile: compile the network's blocks with torch.compile: a slow first step, faster ones after.
     """
 
+    models_language = True
+
     def __init__(
         self,
         init_from: str,
