@@ -29,6 +29,8 @@ class GRPO(Reinforcement):
         answers: to each prompt, at least 2.
         beta: weight of the KL term in the loss; 0 = none.
         kl_estimator: of that term; GRPO's is k3, k2 has the exact gradient.
+        correct_kl: multiply the term by the ratio, which makes the gradient of k3 exact after the policy has moved
+            (DeepSeek-V3.2, 2025).
         advantage: group = score minus the group's mean, over its deviation; centred = not divided (Dr. GRPO).
         normalization: answer = mean over an answer's tokens, then over answers (GRPO); token = over all tokens (DAPO);
             constant = sum over tokens / max_new_tokens, then over answers (Dr. GRPO).
@@ -43,6 +45,7 @@ class GRPO(Reinforcement):
         answers: int = 8,
         beta: float = 0.04,
         kl_estimator: Estimator = "k3",
+        correct_kl: bool = False,
         advantage: Literal["group", "centred"] = "group",
         normalization: Normalization = "answer",
         clip: float = 0.2,
@@ -78,7 +81,7 @@ class GRPO(Reinforcement):
             raise ValueError(f"model.answers={answers}: an answer is compared with others to its prompt, use 2 or more")
         if beta < 0:
             raise ValueError(f"model.beta={beta} must be 0 (no KL term) or positive")
-        self.beta, self.kl_estimator = beta, kl_estimator
+        self.beta, self.kl_estimator, self.correct_kl = beta, kl_estimator, correct_kl
         self.advantage, self.normalization = advantage, normalization
         self.clip, self.clip_high = clip, clip_high
 
@@ -111,6 +114,8 @@ class GRPO(Reinforcement):
         losses, tokens = policy.loss, mask.sum()
         if self.beta:
             kl = torch.where(mask, kl_terms(now["log_probs"], part["reference_log_probs"], self.kl_estimator), 0.0)
+            if self.correct_kl:
+                kl = kl * torch.where(mask, now["log_probs"] - part["log_probs"], 0.0).exp()
             losses = losses + self.beta * kl
             self.book("kl", kl.detach().sum(), tokens)
         self.book("policy/approxkl_avg", policy.approximate_kl.sum(), tokens)
