@@ -11,7 +11,7 @@ from lightning_gpt.hub import save_model
 from lightning_gpt.nn import GPT, GPTConfig
 from lightning_gpt.text.byte import byte_tokenizer
 
-WORDS = "red green blue seven nine tree river stone quiet loud first last".split()
+WORDS = ["red", "green", "blue", "seven", "nine", "tree", "river", "stone", "quiet", "loud", "first", "last"]
 
 
 @pytest.fixture(scope="session")
