@@ -13,6 +13,8 @@ import yaml
 
 TEXT = "to be or not to be that is the question whether tis nobler in the mind to suffer the slings and arrows né"
 
+WORDS = ["red", "green", "blue", "seven", "nine", "tree", "river", "stone", "quiet", "loud", "first", "last"]
+
 RECIPE = {
     "run": {"name": "tiny", "tensorboard": False},
     "model": {
@@ -176,3 +178,91 @@ def hparams_table() -> Callable[[Path], tuple[dict[str, bool], list[str], dict[s
         return columns, [info.name.tag for info in table.metric_infos], rows
 
     return ask
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory) -> Path:
+    """Random weights of a LLaMA; byte tokens, <|endoftext|>; a context of 64."""
+    from lightning_gpt.hub import save_model
+    from lightning_gpt.nn import GPT, GPTConfig
+    from lightning_gpt.text.byte import byte_tokenizer
+
+    torch.manual_seed(0)
+    config = GPTConfig(
+        vocab_size=257,
+        block_size=64,
+        n_layer=2,
+        n_head=2,
+        n_embd=64,
+        position="rotary",
+        norm="rmsnorm",
+        feed_forward="swiglu",
+        bias=False,
+        tie_embeddings=False,
+        init_std=0.2,
+    )
+    directory = tmp_path_factory.mktemp("tiny") / "model"
+    save_model(directory, GPT(config), byte_tokenizer(end_of_text=True))
+    return directory
+
+
+def as_lines(path: Path, rows: list[dict]) -> Path:
+    """Rows as a JSONL file."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def pair_rows(tmp_path_factory) -> Path:
+    """40 pairs of answers, the better one longer or shorter by chance."""
+    draw = random.Random(1)
+    rows = []
+    for number in range(40):
+        chosen, rejected = (" " + " ".join(draw.choices(WORDS, k=draw.randint(1, 5))) for _ in range(2))
+        rows.append({"prompt": f"{number} {draw.choice(WORDS)}", "chosen": chosen, "rejected": rejected + "!"})
+    return as_lines(tmp_path_factory.mktemp("pairs") / "pairs.jsonl", rows)
+
+
+@pytest.fixture(scope="session")
+def answer_rows(tmp_path_factory) -> Path:
+    """40 prompts with an answer."""
+    draw = random.Random(2)
+    rows = [
+        {"prompt": f"{number} {draw.choice(WORDS)}:", "completion": " " + " ".join(draw.choices(WORDS, k=3))}
+        for number in range(40)
+    ]
+    return as_lines(tmp_path_factory.mktemp("answers") / "answers.jsonl", rows)
+
+
+@pytest.fixture
+def post_train(clean_process, tmp_path):
+    """post_train(task, data, {model settings}, {data settings}, *options): runs `lightning-gpt fit`, gives the run."""
+    from lightning_gpt.cli import main
+
+    def run(task: str, data: str, model: dict, rows: dict, *options: object, name: str = "run") -> Path:
+        settings = {
+            "run": {"name": name, "tensorboard": False, "dir": str(tmp_path / "runs")},
+            "model": {
+                "class_path": f"lightning_gpt.tasks.{task}",
+                "init_args": {
+                    "optimizer": {"class_path": "lightning_gpt.optim.AdamW", "init_args": {"lr": 3e-3}},
+                    **model,
+                },
+            },
+            "data": {"class_path": f"lightning_gpt.data.{data}", "init_args": {"batch_size": 4, **rows}},
+            "trainer": {"accelerator": "cpu", "devices": 1, "max_steps": 6, "log_every_n_steps": 1},
+            "samples": {"tokens": 0},
+            "curve": {"enabled": False},
+        }
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(settings), encoding="utf-8")
+        main(["fit", "-c", str(path), *map(str, options)])
+        return sorted((tmp_path / "runs" / name).glob("version_*"), key=lambda p: int(p.name.split("_")[1]))[-1]
+
+    return run
+
+
+@pytest.fixture(name="as_lines")
+def as_lines_fixture() -> Callable[[Path, list[dict]], Path]:
+    """as_lines(path, rows): a JSONL file."""
+    return as_lines

@@ -133,8 +133,19 @@ def runs_here(trainer: Path) -> bool:
 
 @pytest.mark.parametrize("trainer", [path for path in TRAINERS if runs_here(path)], ids=name)
 @pytest.mark.parametrize("config", CONFIGS, ids=name)
-def test_every_configuration_trains(config, trainer, corpus, clean_process):
-    settings = yaml.safe_load(config.read_text())["model"]["init_args"]["config"]
+def test_every_configuration_trains(config, trainer, corpus, tiny_model, pair_rows, answer_rows, clean_process):
+    settings = yaml.safe_load(config.read_text())
+    if "init_from" in settings["model"]["init_args"]:
+        rows = answer_rows if "InstructionData" in settings["data"]["class_path"] else pair_rows
+        args = ["fit", "-c", str(config), "-c", str(trainer), "--trainer.fast_dev_run", "true", "--samples.tokens", "0"]
+        args += ["--model.init_from", str(tiny_model), "--data.train", str(rows), "--data.val", str(rows)]
+        if "reference_file" in settings["model"]["init_args"]:
+            args += ["--model.reference_file", "reference.safetensors"]
+        if "max_new_tokens" in settings["model"]["init_args"]:
+            args += ["--model.max_new_tokens", "8"]
+        main(args)
+        return
+    settings = settings["model"]["init_args"]["config"]
     heads = settings.get("n_head", 12)
     args = ["fit", "-c", str(config), "-c", str(trainer), "--trainer.fast_dev_run", "true"]
     args += ["--data.data_dir", str(corpus), "--data.batch_size", "2", "--data.val_batch_size", "2"]
@@ -158,7 +169,8 @@ def test_other_machines_configurations_are_understood(trainer, capsys, clean_pro
 def test_a_configuration_opens_with_its_command(config):
     text = config.read_text()
     comment = [line.removeprefix("#").strip() for line in text.splitlines() if line.startswith("#")]
-    assert any(line.startswith("lightning-gpt prepare ") for line in comment)
+    source = ("lightning-gpt prepare ", "lightning-gpt export ", "lightning-gpt prefer ")
+    assert any(line.startswith(source) for line in comment)
     (fit,) = [line for line in comment if line.startswith("lightning-gpt fit ")]
     assert f"-c {name(config)} " in fit
     check_command(fit)

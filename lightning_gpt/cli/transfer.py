@@ -6,18 +6,41 @@ from typing import Literal
 from lightning_gpt.nn.moe_config import MoEConfig
 
 
-def export_command(model: str, out: str, dtype: Literal["stored", "float32", "bfloat16", "float16"] = "stored") -> None:
+def export_command(
+    model: str,
+    out: str,
+    dtype: Literal["stored", "float32", "bfloat16", "float16"] = "stored",
+    adapter: bool = False,
+) -> None:
     """Write a checkpoint or run as a model directory, in Hugging Face format where one exists.
+
+    Adapters are merged into their base; of a reward model the head is written too.
 
     Args:
         model: checkpoint file, run directory (its best checkpoint) or model directory.
         out: directory to write; an older model directory there is replaced.
         dtype: of the stored weights.
+        adapter: write the adapters alone, in peft's format, which names their base.
     """
+    from pathlib import Path
+
     import torch
 
     from lightning_gpt.hub import obstacles, open_model, save_model
+    from lightning_gpt.hub.checkpoint import export_adapter
+    from lightning_gpt.hub.opening import find_checkpoint
+    from lightning_gpt.hub.reward_directory import is_reward_model, load_reward_model, save_reward_model
 
+    if adapter:
+        path = Path(model)
+        export_adapter(find_checkpoint(path) if path.is_dir() else path, out)
+        print(f"{model} -> {out} (adapters in peft's format)")
+        return
+    if Path(model).exists() and is_reward_model(model):
+        net, head, tokenizer, scale = load_reward_model(model)
+        save_reward_model(out, net, head, tokenizer, scale)
+        print(f"{model} -> {out} ({scale.kind} reward model: lightning_gpt.rewards.ModelReward reads it)")
+        return
     net, tokenizer = open_model(model)
     model_type = save_model(out, net, tokenizer, dtype=None if dtype == "stored" else getattr(torch, dtype))
     print(f"{model} -> {out} ({sum(p.numel() for p in net.parameters()):,} parameters, model_type {model_type})")

@@ -61,6 +61,11 @@ class LoRA:
         if unknown := set(self.layers) - set(LAYERS):
             raise ValueError(f"lora.layers names {', '.join(sorted(unknown))}: use some of {', '.join(LAYERS)}")
 
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> LoRA:
+        """From a checkpoint's plain values."""
+        return cls(**(values | {"layers": tuple(values["layers"])}))
+
     def peft_config(self, net: GPT) -> Any:
         """The same as peft's LoraConfig.
 
@@ -101,6 +106,7 @@ def add_adapters(net: GPT, lora: LoRA) -> None:
     net.requires_grad_(False)
     if lora.quantization is not None:
         quantize(net, lora.layers, lora.quantization)
+        net.is_loaded_in_4bit = True  # by which peft chooses its layer
     inject_adapter_in_model(config, net)
 
 
@@ -156,6 +162,7 @@ def merge_adapters(net: GPT) -> GPT:
         base = layer.get_base_layer()
         owner, _, own = name.rpartition(".")
         setattr(net.get_submodule(owner), own, base)
+    net.is_loaded_in_4bit = False
     return net.requires_grad_(True)
 
 
@@ -219,7 +226,7 @@ def save_adapter(directory: str | Path, net: GPT, lora: LoRA, base: str, fingerp
         config = net.peft_config["default"] if hasattr(net, "peft_config") else lora.peft_config(net)
         config.base_model_name_or_path = base
         config.save_pretrained(temporary)
-        state = get_peft_model_state_dict(net)
+        state = get_peft_model_state_dict(net, save_embedding_layers=False)
         named = {PEFT_PREFIX + name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
         save_file(named, temporary / "adapter_model.safetensors", metadata={"format": "pt"})
         about = {"base": base, "fingerprint": fingerprint, "lora": asdict(lora)}

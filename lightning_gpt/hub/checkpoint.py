@@ -72,18 +72,16 @@ def load_checkpoint(
         raise ValueError(f"{path} {_whose(content)}, not a checkpoint of lightning_gpt")
     if about.get("format", FORMAT) > FORMAT:
         raise ValueError(f"{path} has checkpoint format {about['format']}, this version reads up to {FORMAT}: upgrade")
-    state = {
-        name.removeprefix(NETWORK_PREFIX).replace("_orig_mod.", ""): tensor
-        for name, tensor in content["state_dict"].items()
-        if name.startswith(NETWORK_PREFIX)
-    }
+    state = _network_state(content)
     try:
         config = GPTConfig.from_dict(about["model"])
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     tokenizer = Tokenizer.from_json(about["tokenizer"], roles_from(about))
     if "lora" in about:
-        return _merged(path, about, state, dtype, device), tokenizer
+        from lightning_gpt.hub.adapters import merge_adapters
+
+        return merge_adapters(_adapted(path, about, state, dtype, device)).eval(), tokenizer
     return network_from_state(config, state, str(path), dtype, device), tokenizer
 
 
@@ -98,9 +96,18 @@ def roles_from(about: dict[str, Any]) -> Roles:
     return Roles(**(roles | {"end_ids": tuple(roles.get("end_ids", ()))}))
 
 
-def _merged(path: str | Path, about: dict[str, Any], state: dict[str, torch.Tensor], dtype: Any, device: Any) -> GPT:
-    """A checkpoint that holds adapters alone: its base, with them merged in."""
-    from lightning_gpt.hub.adapters import LoRA, add_adapters, base_fingerprint, merge_adapters
+def _network_state(content: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """The network's weights in a checkpoint, by its own names."""
+    return {
+        name.removeprefix(NETWORK_PREFIX).replace("_orig_mod.", ""): tensor
+        for name, tensor in content["state_dict"].items()
+        if name.startswith(NETWORK_PREFIX)
+    }
+
+
+def _adapted(path: str | Path, about: dict[str, Any], state: dict[str, torch.Tensor], dtype: Any, device: Any) -> GPT:
+    """A checkpoint that holds adapters alone: its base, with them in it."""
+    from lightning_gpt.hub.adapters import LoRA, add_adapters, base_fingerprint
     from lightning_gpt.hub.opening import open_model
 
     try:
@@ -111,12 +118,27 @@ def _merged(path: str | Path, about: dict[str, Any], state: dict[str, torch.Tens
         ) from None
     if base_fingerprint(net) != about["base_fingerprint"]:
         raise ValueError(f"{path} holds adapters of another {about['base']} than the one that is there now")
-    lora = about["lora"]
-    add_adapters(net, LoRA(**(lora | {"layers": tuple(lora["layers"])})))
+    add_adapters(net, LoRA.of(about["lora"]))
     missing = net.load_state_dict(state, strict=False)
     if missing.unexpected_keys:
         raise ValueError(f"{path} has unexpected weights {', '.join(missing.unexpected_keys[:4])}")
-    return merge_adapters(net).eval()
+    return net.eval()
+
+
+def export_adapter(path: str | Path, directory: str | Path) -> None:
+    """Writes the adapters of a training checkpoint in peft's format.
+
+    Raises:
+        ValueError: the checkpoint holds whole weights.
+    """
+    from lightning_gpt.hub.adapters import LoRA, save_adapter
+
+    content = read_checkpoint(path)
+    about = content.get(CHECKPOINT_KEY, {})
+    if "lora" not in about:
+        raise ValueError(f"{path} holds whole weights, no adapter: export it without --adapter")
+    net = _adapted(path, about, _network_state(content), None, "cpu")
+    save_adapter(directory, net, LoRA.of(about["lora"]), about["base"], about["base_fingerprint"])
 
 
 def _what(start: bytes) -> str:

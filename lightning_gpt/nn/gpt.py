@@ -14,6 +14,7 @@ from lightning_gpt.nn.cache import KVCache
 from lightning_gpt.nn.config import GPTConfig
 from lightning_gpt.nn.initialization import initialize
 from lightning_gpt.nn.loss import answered, linear_cross_entropy
+from lightning_gpt.nn.masks import within_documents
 from lightning_gpt.nn.moe import mixtures
 from lightning_gpt.nn.positions import RotaryTable, SinusoidalTable, alibi_slopes
 
@@ -77,7 +78,8 @@ class GPT(nn.Module):
             positions: (B, T) int64, each token's position in its row; needed only for ragged rows with a cache.
                 Default: consecutive, continuing after the cache's longest row.
             cache: filled with these tokens' keys and values; earlier ones are attended to.
-            document_ids: (B, T) int64; a token sees only its own document (packing). Not together with a cache.
+            document_ids: (B, T) int64; a token sees only its own document (packing), and its position counts from
+                where that begins. Not together with a cache.
             record: gets every layer's attention weights (B, H, T, S) in order, to look at.
 
         Raises:
@@ -103,7 +105,7 @@ class GPT(nn.Module):
         if self.config.embedding_multiplier != 1:
             x = x * self.config.embedding_multiplier
         if self.config.position in ("learned", "sinusoidal"):
-            x = x + self.position_embedding.weight[where]
+            x = x + self.position_embedding.weight[where if document_ids is None else within_documents(document_ids)]
         if self.config.dropout and self.training:
             x = F.dropout(x, self.config.dropout)
         dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else x.dtype

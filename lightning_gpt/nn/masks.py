@@ -39,3 +39,11 @@ def attention_mask(
     if slopes_H is None:
         return mask
     return mask - (slopes_H[:, None, None] * distance.clamp(min=0)).to(dtype)
+
+
+def within_documents(document_ids_BT: Tensor) -> Tensor:
+    """Each token's position in its own document, (B, T); a document's tokens stand together."""
+    places_T = torch.arange(document_ids_BT.shape[1], device=document_ids_BT.device)
+    begins_BT = torch.zeros_like(document_ids_BT, dtype=torch.bool)
+    begins_BT[:, 1:] = document_ids_BT[:, 1:] != document_ids_BT[:, :-1]
+    return places_T - torch.where(begins_BT, places_T, 0).cummax(-1).values

@@ -1,7 +1,6 @@
 """Learning from pairs of answers without a reward model: DPO and its relatives."""
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -115,9 +114,3 @@ class DPO(Referenced):
         """For `validate` alone too."""
         if self.reference_file is not None and self.trainer.state.fn != "fit":
             self.reference_file.prepare(self)
-
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """`index` stays on the CPU, where the precomputed numbers are."""
-        moved = super().transfer_batch_to_device(batch, device, dataloader_idx)
-        moved["index"] = batch["index"]
-        return moved

@@ -181,9 +181,7 @@ class FineTuning(Task):
         """
         super().on_load_checkpoint(checkpoint)
         about = checkpoint[CHECKPOINT_KEY]
-        theirs, ours = about.get("lora"), None if self.lora is None else asdict(self.lora)
-        if theirs is not None and "layers" in theirs:
-            theirs = theirs | {"layers": tuple(theirs["layers"])}
+        theirs, ours = None if "lora" not in about else LoRA.of(about["lora"]), self.lora
         if theirs != ours:
             raise ValueError(f"the checkpoint's lora is {theirs}, model.lora is {ours}: use the same to resume")
         if ours is not None and about["base_fingerprint"] != self.base_fingerprint:

@@ -65,13 +65,13 @@ def gradients(net):
 
 
 @pytest.fixture(scope="session")
-def trl_dpo(peer, pairs, tmp_path_factory):
+def trl_dpo(peer, pair_rows, tmp_path_factory):
     from datasets import Dataset
     from trl import DPOConfig, DPOTrainer
 
     policy, reference, tokenizer = peer
     arguments = DPOConfig(**settings(tmp_path_factory.mktemp("dpo")), gradient_checkpointing=False)
-    rows = Dataset.from_list(rows_of(pairs))
+    rows = Dataset.from_list(rows_of(pair_rows))
     trainer = DPOTrainer(
         model=policy, ref_model=reference, args=arguments, train_dataset=rows, processing_class=tokenizer
     )
@@ -87,7 +87,7 @@ def trl_dpo(peer, pairs, tmp_path_factory):
         ("robust", preference.Robust(beta=0.3, label_smoothing=0.2), 0.2),
     ],
 )
-def test_dpo_losses_and_gradients(trl_dpo, pairs, tiny_model, moved, name, loss, smoothing):
+def test_dpo_losses_and_gradients(trl_dpo, pair_rows, tiny_model, moved, name, loss, smoothing):
     trainer, batch = trl_dpo
     trainer.loss_types, trainer.loss_weights = [name], [1.0]
     trainer.beta, trainer.label_smoothing = 0.3, smoothing
@@ -96,7 +96,7 @@ def test_dpo_losses_and_gradients(trl_dpo, pairs, tiny_model, moved, name, loss,
     expected.backward()
 
     task = DPO(init_from=str(tiny_model), loss=loss)
-    data = PreferenceData(str(pairs), limit=ROWS)
+    data = PreferenceData(str(pair_rows), limit=ROWS)
     pair, _ = task.pair_log_probs(ours(task, data, tiny_model, moved), "train")
     value = task.loss(pair).mean()
     value.backward()
@@ -126,14 +126,14 @@ def test_losses_without_a_reference():
     torch.testing.assert_close(preference.log1mexp(x), log1mexp(x))
 
 
-def test_kto_loss(peer, pairs, tiny_model, moved, tmp_path):
+def test_kto_loss(peer, pair_rows, tiny_model, moved, tmp_path):
     from datasets import Dataset
     from trl import KTOConfig, KTOTrainer
 
     policy, reference, tokenizer = peer
     rows = [
         {"prompt": row["prompt"], "completion": row[answer], "label": answer == "chosen"}
-        for row in rows_of(pairs)
+        for row in rows_of(pair_rows)
         for answer in ("chosen", "rejected")
     ]
     arguments = KTOConfig(
@@ -150,7 +150,7 @@ def test_kto_loss(peer, pairs, tiny_model, moved, tmp_path):
     expected = trainer.compute_loss(trainer.model, batch)
 
     task = KTO(str(tiny_model), beta=0.2, desirable_weight=1.3, undesirable_weight=0.8)
-    own = ours(task, LabelledData(str(pairs), limit=ROWS), tiny_model, moved)
+    own = ours(task, LabelledData(str(pair_rows), limit=ROWS), tiny_model, moved)
     # which prompt gets whose answer for the baseline is each library's own choice: take theirs
     ids, mask = batch["KL_input_ids"], batch["KL_completion_mask"]
     own["mismatched_input_ids"] = ids[:, :-1]
@@ -161,7 +161,7 @@ def test_kto_loss(peer, pairs, tiny_model, moved, tmp_path):
     assert abs(losses.mean().item() - expected.item()) < 1e-6
 
 
-def test_reward_loss(moved, pairs, tiny_model, tmp_path):
+def test_reward_loss(moved, pair_rows, tiny_model, tmp_path):
     from datasets import Dataset
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
     from trl import RewardConfig, RewardTrainer
@@ -170,14 +170,14 @@ def test_reward_loss(moved, pairs, tiny_model, tmp_path):
     tokenizer.pad_token = tokenizer.convert_ids_to_tokens(0)  # no token of these rows
     model = AutoModelForSequenceClassification.from_pretrained(moved, num_labels=1, dtype=torch.float32)
     model.config.pad_token_id = 0
-    rows = Dataset.from_list([row | {"margin": 0.1 * number} for number, row in enumerate(rows_of(pairs))])
+    rows = Dataset.from_list([row | {"margin": 0.1 * number} for number, row in enumerate(rows_of(pair_rows))])
     arguments = RewardConfig(**settings(tmp_path), center_rewards_coefficient=0.02)
     trainer = RewardTrainer(model=model, args=arguments, train_dataset=rows, processing_class=tokenizer)
     batch = trainer.data_collator([trainer.train_dataset[row] for row in range(ROWS)])
     expected = trainer.compute_loss(trainer.model, dict(batch))
 
     task = RewardModel(str(tiny_model), centering=0.02)
-    task.head = ScalarHead(32)
+    task.head = ScalarHead(64)
     with torch.no_grad():
         task.head.weight.copy_(model.score.weight)
     path = tmp_path / "margins.jsonl"
