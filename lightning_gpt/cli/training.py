@@ -150,7 +150,12 @@ class TrainingCLI(LightningCLI):
         if isinstance(interval, int) and not config.get("check_val_every_n_epoch"):
             # Lightning counts micro-batches here.
             config["val_check_interval"] = interval * (config.get("accumulate_grad_batches") or 1)
-        if not self.model.automatic_optimization:  # Lightning refuses to clip there: the task does it
+        if not self.model.automatic_optimization:  # Lightning refuses both there: the task clips
+            if (config.get("accumulate_grad_batches") or 1) != 1:
+                raise ValueError(
+                    "trainer.accumulate_grad_batches has no meaning here: model.minibatches and "
+                    "model.micro_batch_size divide an iteration"
+                )
             self.model.gradient_clip_val = config["gradient_clip_val"]
             config["gradient_clip_val"] = None
         if config.get("logger") in (None, True):

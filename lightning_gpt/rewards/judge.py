@@ -100,8 +100,10 @@ class ModelJudge(Judge):
     def _choose(self, questions: list[str], choices: Sequence[str]) -> torch.Tensor:
         """Probability of each choice as the next word, (questions, choices), among them."""
         net, tokenizer, chat = self._model
-        words = [tokenizer.encode(word if chat else f" {word}")[0] for word in choices]
-        if len(set(words)) < len(words):
+        spelled = [tokenizer.encode(word if chat else f" {word}") for word in choices]
+        shared = os.path.commonprefix(spelled)  # a byte tokenizer writes " A" and " B" with the same first token
+        words = [ids[len(shared)] for ids in spelled if len(ids) > len(shared)]
+        if len(set(words)) < len(choices):
             raise ValueError(f"judge {self.path}: its tokenizer cannot tell {', '.join(choices)} apart by one token")
         rows = []
         for question in questions:
@@ -109,7 +111,7 @@ class ModelJudge(Judge):
                 ids = chat.prompt_ids([{"role": "user", "content": question}])
             else:
                 ids = [*tokenizer.prefix_ids, *tokenizer.encode(question)]
-            rows.append(ids[-net.config.block_size :])
+            rows.append([*ids, *shared][-net.config.block_size :])
         found = []
         for start in range(0, len(rows), self.batch_size):
             some = rows[start : start + self.batch_size]

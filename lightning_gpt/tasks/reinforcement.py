@@ -119,11 +119,6 @@ class Reinforcement(Referenced):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Draws answers to the prompts, scores them, updates."""
-        if self.trainer.accumulate_grad_batches != 1:
-            raise ValueError(
-                "trainer.accumulate_grad_batches has no meaning here: model.minibatches and model.micro_batch_size "
-                "divide an iteration"
-            )
         experience = self.collect(batch)
         self.evaluate_answers(experience)
         self.iteration += 1
@@ -148,7 +143,10 @@ class Reinforcement(Referenced):
             "ended": drawn.ended,
             **self.score_tokens(drawn),
         }
-        self.tokens_seen += int(drawn.lengths.sum() + sum(map(len, prompts))) * self.trainer.world_size
+        tokens = drawn.lengths.sum() + sum(map(len, prompts))
+        if self.trainer.world_size > 1:
+            torch.distributed.all_reduce(tokens)
+        self.tokens_seen += int(tokens)
         kl_N = (experience["log_probs"] - experience["reference_log_probs"]).sum(-1)
         self.book("objective/kl", kl_N.sum(), len(kl_N))
         self.book("objective/entropy", experience["entropy"].sum(), len(kl_N))
