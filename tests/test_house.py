@@ -27,6 +27,7 @@ FLOORS = {
     "callbacks": 3,
     "planning": 3,
     "rewards": 3,
+    "evaluation": 3,
     "experiments": 4,
     "cli": 5,
 }

@@ -16,6 +16,12 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "export": ("transfer", "export_command", "checkpoint or run to a model directory that transformers can load"),
     "import": ("transfer", "import_command", "Hugging Face directory or hub name to a model directory of ours"),
     "upcycle": ("transfer", "upcycle_command", "a dense model to a mixture of experts that starts from its weights"),
+    "evaluate": (
+        "evaluate",
+        "evaluate_command",
+        "MMLU, HellaSwag, GSM8K, HumanEval, BBQ, ...: table and report of a model",
+    ),
+    "arena": ("arena", "arena_command", "models against each other before a judge: win rates, Elo, Bradley-Terry"),
     "prefer": ("feedback", "prefer_command", "answers of a model, ordered by a judge: pairs for reward models and DPO"),
     "critique": ("feedback", "critique_command", "answers, criticised by a constitution and revised: rows for SFT"),
     "plan": ("plan", "PLANS", "what a network costs before it is built: plan model gpt2"),

@@ -15,6 +15,7 @@ import urllib.request
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -101,7 +102,8 @@ class ModelJudge(Judge):
         """Probability of each choice as the next word, (questions, choices), among them."""
         net, tokenizer, chat = self._model
         spelled = [tokenizer.encode(word if chat else f" {word}") for word in choices]
-        shared = os.path.commonprefix(spelled)  # a byte tokenizer writes " A" and " B" with the same first token
+        same = takewhile(lambda column: len(set(column)) == 1, zip(*spelled))
+        shared = [column[0] for column in same]  # a byte tokenizer writes " A" and " B" with the same first token
         words = [ids[len(shared)] for ids in spelled if len(ids) > len(shared)]
         if len(set(words)) < len(choices):
             raise ValueError(f"judge {self.path}: its tokenizer cannot tell {', '.join(choices)} apart by one token")
