@@ -22,21 +22,26 @@ def _name(requirement: str) -> str:
 class _Hider(importlib.abc.MetaPathFinder):
     """Says "no such module" for the hidden packages and for nothing else."""
 
+    def __init__(self, hidden: set[str]) -> None:
+        self.hidden = hidden
+
     def find_spec(self, fullname, path=None, target=None):
-        if fullname.partition(".")[0] in HIDDEN:
+        if fullname.partition(".")[0] in self.hidden:
             raise ModuleNotFoundError(f"{fullname} is hidden while torchmetrics loads", name=fullname)
         return None
 
 
 @contextmanager
 def hidden_optional_packages() -> Iterator[None]:
-    """Within it, HIDDEN packages can neither be found nor count as installed."""
+    """Within it, HIDDEN packages can neither be found nor count as installed, except for those already loaded: half
+    a package cannot be hidden."""
     from lightning_utilities.core.imports import RequirementCache
 
-    hider, honest = _Hider(), RequirementCache.__bool__
+    hidden = {name for name in HIDDEN if name not in sys.modules}
+    hider, honest = _Hider(hidden), RequirementCache.__bool__
 
     def installed(self: RequirementCache) -> bool:
-        return _name(self.requirement or self.module) not in HIDDEN and honest(self)
+        return _name(self.requirement or self.module) not in hidden and honest(self)
 
     RequirementCache.__bool__ = installed
     sys.meta_path.insert(0, hider)

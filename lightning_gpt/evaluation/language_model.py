@@ -84,12 +84,13 @@ class Scorer:
 
     def rolling(self, texts: Sequence[list[int]], prefix: int) -> list[float]:
         """log p of whole texts, each token seen with as much context as fits: windows of the network's context, the
-        first behind `prefix`, later ones overlapping by one token."""
+        first behind `prefix`, each later one behind the token before it, the last with all the context it can have."""
         requests, owners = [], []
         for number, ids in enumerate(texts):
             for start in range(0, len(ids), self.limit):
-                before = [prefix] if start == 0 else [ids[start - 1]]
-                requests.append((before, ids[start : start + self.limit]))
+                end = min(start + self.limit, len(ids))
+                before = [prefix] if start == 0 else ids[end - self.limit - 1 : start]
+                requests.append((before, ids[start:end]))
                 owners.append(number)
         totals = [0.0] * len(texts)
         for owner, (value, _) in zip(owners, self.continuations(requests)):
