@@ -9,6 +9,7 @@ KINDS = {
     "parameters": "parameters",
     "training_flops": "training FLOPs",
     "tokens": "tokens",
+    "seconds": "seconds of training and validation, foretold from a short run",
 }
 
 

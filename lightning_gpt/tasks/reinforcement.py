@@ -6,6 +6,7 @@ it, as targets do: (N, T), 0 where no answer's token is predicted.
 
 import math
 import os
+import time
 from abc import abstractmethod
 from collections.abc import Iterator
 from typing import Any
@@ -31,6 +32,9 @@ NEGATIVE_KL = -1.0
 
 class Reinforcement(Referenced):
     """Base of PPO, GRPO, RLOO and online DPO.
+
+    Logs objective/kl, objective/entropy, objective/scores, completions/mean_length, completions/clipped_ratio,
+    val/num_eos_tokens and speed/generation_share, how much of an iteration's time went into drawing.
 
     Optimization is manual: an iteration makes `epochs` passes over its answers in `minibatches` optimizer steps each.
     Losses are means over the tokens (or answers) of a minibatch over all ranks.
@@ -84,6 +88,7 @@ class Reinforcement(Referenced):
         self.gradient_clip_val: float | None = 1.0
         """Largest gradient norm; trainer.gradient_clip_val, which Lightning leaves to the task here."""
         self.iteration = 0
+        self._drawing = 0.0
         self._warned_of_negative_kl = False
 
     # --- what an algorithm is -----------------------------------------------------------------------------------
@@ -119,6 +124,7 @@ class Reinforcement(Referenced):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Draws answers to the prompts, scores them, updates."""
+        began = time.perf_counter()
         experience = self.collect(batch)
         self.evaluate_answers(experience)
         self.iteration += 1
@@ -126,13 +132,16 @@ class Reinforcement(Referenced):
             self.update(minibatch)
             if self.stop_updates() or self.trainer.global_step >= self.trainer.max_steps:
                 break
+        self.book("speed/generation_share", self._drawing, time.perf_counter() - began)
 
     def collect(self, batch: dict[str, Any]) -> Experience:
         """Answers to every prompt with scores and both log-probabilities."""
         prompts = [ids for ids in batch["prompts"] for _ in range(self.answers)]
         texts = [text for text in batch["texts"] for _ in range(self.answers)]
         columns = {name: [v for v in values for _ in range(self.answers)] for name, values in batch["columns"].items()}
+        began = time.perf_counter()
         drawn = self.draw(prompts, self.sampling, self._seeds(len(batch["prompts"])))
+        self._drawing = time.perf_counter() - began
         scores = torch.tensor(checked(self.reward, texts, drawn.texts, columns), device=self.device)
         if self.missing_end_penalty is not None:
             scores = torch.where(drawn.ended, scores, scores - self.missing_end_penalty)
