@@ -213,23 +213,23 @@ class Shakespeare:
             "minibatches": 2,
         }
         found = []
-        for target in (3.0, 6.0, 9.0, 12.0):
+        for target in (3.0, 6.0, 12.0):
             kl = {"class_path": ADAPTIVE, "init_args": {"beta": 0.05, "target": target, "horizon": 300}}
-            found.append(Point("PPO", f"target {target:g}", "PPO", "PromptData", {"kl": kl, **drawn}, 160, 3e-4, 64))
-        for beta in (0.02, 0.1):
+            found.append(Point("PPO", f"target {target:g}", "PPO", "PromptData", {"kl": kl, **drawn}, 100, 5e-4, 64))
+        for beta in (0.02,):
             found.append(
                 Point(
-                    "GRPO", f"beta {beta:g}", "GRPO", "PromptData", {"beta": beta, "answers": 8, **drawn}, 120, 3e-4, 8
+                    "GRPO", f"beta {beta:g}", "GRPO", "PromptData", {"beta": beta, "answers": 8, **drawn}, 80, 5e-4, 8
                 )
             )
-        for beta in (0.05, 0.1, 1.0, 5.0):
+        for beta in (0.05, 0.1, 1.0):
             loss = {"class_path": LOSSES + "Sigmoid", "init_args": {"beta": beta}}
-            found.append(Point("DPO", f"beta {beta:g}", "DPO", "PreferenceData", {"loss": loss}, 200, 3e-4))
+            found.append(Point("DPO", f"beta {beta:g}", "DPO", "PreferenceData", {"loss": loss}, 120, 5e-4))
         loss = {"class_path": LOSSES + "IPO", "init_args": {"beta": 0.1, "average": False}}
-        found.append(Point("IPO", "beta 0.1", "DPO", "PreferenceData", {"loss": loss}, 200, 3e-4))
+        found.append(Point("IPO", "beta 0.1", "DPO", "PreferenceData", {"loss": loss}, 120, 5e-4))
         for method in ("PreferredOnly", "Unlikelihood"):
             loss = {"class_path": LOSSES + method}
-            found.append(Point(method, "", "DPO", "PreferenceData", {"loss": loss}, 200, 3e-4))
+            found.append(Point(method, "", "DPO", "PreferenceData", {"loss": loss}, 120, 5e-4))
         return found
 
     optimizer = Exact.optimizer

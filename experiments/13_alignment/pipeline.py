@@ -103,8 +103,9 @@ def measure(policy: str | Path, proxy: ModelReward, judge: ModelReward, base: di
 def main() -> None:
     """Runs what is missing, then writes the report."""
     learn, judged = halves()
-    rm = fit("proxy", "reward", "--data.train", learn, "--trainer.max_steps", 250)
-    held_out = fit("judge", "reward", "--data.train", judged, "--trainer.max_steps", 250, "--seed_everything", 99)
+    short = ["--trainer.max_steps", 160]
+    rm = fit("proxy", "reward", "--data.train", learn, *short)
+    held_out = fit("judge", "reward", "--data.train", judged, *short, "--seed_everything", 99)
     proxy, judge = ModelReward(str(rm)), ModelReward(str(held_out))
     reward = {"class_path": "lightning_gpt.rewards.ModelReward", "init_args": {"path": str(rm)}}
     (RUNS / "reward.yaml").write_text(yaml.safe_dump({"model": {"init_args": {"reward": reward}}}))
@@ -113,10 +114,10 @@ def main() -> None:
     for seed in SEEDS:
         for label, beta in (("PPO, KL penalty 0.1", 0.1), ("PPO, no KL penalty", 0.0)):
             options = ["-c", RUNS / "reward.yaml", "--model.kl.beta", beta, "--seed_everything", seed]
-            run = fit(f"ppo_{beta}_{seed}", "ppo", *options, "--trainer.max_steps", 160, "--model.optimizer.lr", 3e-4)
+            run = fit(f"ppo_{beta}_{seed}", "ppo", *options, "--trainer.max_steps", 120, "--model.optimizer.lr", 5e-4)
             rows.setdefault(label, []).append(measure(run, proxy, judge, base))
         options = ["--data.train", learn, "--model.reference_file", RUNS / "reference.safetensors"]
-        run = fit(f"dpo_{seed}", "dpo", *options, "--seed_everything", seed, "--trainer.max_steps", 250)
+        run = fit(f"dpo_{seed}", "dpo", *options, "--seed_everything", seed, "--trainer.max_steps", 150)
         rows.setdefault("DPO, beta 0.1", []).append(measure(run, proxy, judge, base))
         print(f"seed {seed} done", file=sys.stderr, flush=True)
     write(rows)

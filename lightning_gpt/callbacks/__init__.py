@@ -2,6 +2,7 @@
 
 from lightning_gpt.callbacks.attention_maps import AttentionMaps
 from lightning_gpt.callbacks.board import Board
+from lightning_gpt.callbacks.calibration_plot import CalibrationPlot
 from lightning_gpt.callbacks.checkpoints import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint, RandomState
 from lightning_gpt.callbacks.diagnosis import Diagnosis
 from lightning_gpt.callbacks.expert_metrics import ExpertMetrics
@@ -19,6 +20,7 @@ __all__ = [
     "AttentionMaps",
     "BestCheckpoint",
     "Board",
+    "CalibrationPlot",
     "Diagnosis",
     "ExpertMetrics",
     "FinalValidation",

@@ -74,6 +74,7 @@ def generate_command(
     seed: int = 0,
     stop: list[str] | str | None = None,
     num_samples: int = 1,
+    reward: str | None = None,
     overflow: Literal["slide", "refuse"] = "slide",
     dtype: DType = "auto",
     device: str = "auto",
@@ -95,6 +96,8 @@ def generate_command(
         seed: same seed, same text; prompt n of several draws from seed + n.
         stop: text (or list of texts) that ends a continuation before it would appear.
         num_samples: continuations of each prompt.
+        reward: print only the best of the samples of each prompt: a reward model (outcome or process), lexicon, or a
+            model that grades.
         overflow: beyond the model's block_size, slide = forget the older half of the context, refuse = stop at once.
         dtype: of the weights; auto = bfloat16 on GPUs, as stored on CPU.
         device: auto, cpu, cuda, cuda:1, ...
@@ -106,6 +109,8 @@ def generate_command(
         raise ValueError(f"num_samples={num_samples} must be at least 1")
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens={max_new_tokens} must be at least 1")
+    if reward is not None and num_samples < 2:
+        raise ValueError("reward chooses among samples: set num_samples to 2 or more")
     from lightning_gpt.inference import SamplingConfig, generate_text
 
     sampling = SamplingConfig(temperature, top_k, top_p, min_p, repetition_penalty)
@@ -130,10 +135,18 @@ def generate_command(
     for piece in pieces:
         texts[piece.row] += piece.text
         last[piece.row] = piece
-    for row, (given, text) in enumerate(zip(prompts, texts)):
+    rows = list(range(len(prompts)))
+    if reward is not None:
+        from lightning_gpt.rewards import open_judge
+
+        scores = open_judge(reward).score(prompts, texts)
+        groups = (rows[start : start + num_samples] for start in range(0, len(rows), num_samples))
+        rows = [max(group, key=scores.__getitem__) for group in groups]
+    for place, row in enumerate(rows):
+        given, text = prompts[row], texts[row]
         if json:
             about = {"prompt": given, "text": text, "tokens": last[row].tokens, "finish": last[row].finish}
             print(dumps(about, ensure_ascii=False))
         else:
-            print(f"{'' if row == 0 else chr(10)}--- {row + 1} of {len(prompts)} ({last[row].finish}) ---")
+            print(f"{'' if place == 0 else chr(10)}--- {place + 1} of {len(rows)} ({last[row].finish}) ---")
             print(given + text)

@@ -24,6 +24,7 @@ from lightning_gpt.callbacks import (  # noqa: E402
     AttentionMaps,
     BestCheckpoint,
     Board,
+    CalibrationPlot,
     Diagnosis,
     ExpertMetrics,
     FinalValidation,
@@ -164,7 +165,7 @@ class TrainingCLI(LightningCLI):
         plugins = config.get("plugins") or []
         config["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
         extra = [self._get(self.config_init, key) for key in self._parser(self.verb).callback_keys]
-        own: list[Callback] = [RandomState(), TrainingMetrics(), ExpertMetrics(), FinalValidation()]
+        own: list[Callback] = [RandomState(), TrainingMetrics(), ExpertMetrics(), CalibrationPlot(), FinalValidation()]
         if self.verb == "fit":
             own.append(RunRecord(directory))
         own += config.get("callbacks") or []

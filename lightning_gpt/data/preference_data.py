@@ -15,7 +15,8 @@ class PreferenceData(RowData):
     """Rows of `prompt, chosen, rejected` (and `margin`); without prompt, what both answers begin with is it.
 
     Batches: {"input_ids", "targets"} (2B, T), the chosen answers first, then the rejected in the same order; targets
-    are the answers' tokens. "margins" (B,) where the rows have them; "index" (B,): which examples they are.
+    are the answers' tokens. "margins" (B,) where the rows have them; "probabilities" (B,), of the chosen
+    answer being the better one, where the rows say so; "index" (B,): which examples they are.
     Settings are RowData's.
     """
 
@@ -25,7 +26,7 @@ class PreferenceData(RowData):
         prompt, chosen, rejected = self.fit_in(pair.prompt, pair.chosen, pair.rejected)
         if chosen == rejected:
             raise ValueError(f"chosen and rejected are the same within max_length={self.block_size}: raise it")
-        return Pair(prompt, chosen, rejected, pair.margin)
+        return Pair(prompt, chosen, rejected, pair.margin, pair.probability)
 
     def arrange(self, examples: list[Pair]) -> list[tuple[int, Pair]]:
         """With their numbers, by which a reference's log-probabilities are found."""
@@ -44,4 +45,6 @@ class PreferenceData(RowData):
         batch["index"] = torch.tensor([index for index, _ in examples], dtype=torch.int64)
         if any(pair.margin is not None for pair in pairs):
             batch["margins"] = torch.tensor([pair.margin or 0.0 for pair in pairs])
+        if pairs and all(pair.probability is not None for pair in pairs):
+            batch["probabilities"] = torch.tensor([pair.probability for pair in pairs])
         return batch

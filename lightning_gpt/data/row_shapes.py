@@ -32,6 +32,8 @@ class Pair:
     chosen: list[int]
     rejected: list[int]
     margin: float | None = None
+    probability: float | None = None
+    """That the chosen answer is the better one, where whoever labelled the pair said so."""
 
 
 @dataclass(frozen=True)
@@ -133,8 +135,8 @@ class RowEncoder:
         if row["chosen"] == row["rejected"]:
             raise ValueError("chosen and rejected are the same: nothing is preferred, remove the row")
         chosen, rejected = self.completed(row, "chosen"), self.completed(row, "rejected")
-        margin = row.get("margin")
-        return Pair(chosen.prompt, chosen.completion, rejected.completion, None if margin is None else float(margin))
+        numbers = (None if row.get(name) is None else float(row[name]) for name in ("margin", "probability"))
+        return Pair(chosen.prompt, chosen.completion, rejected.completion, *numbers)
 
     def labelled(self, row: Mapping[str, Any]) -> tuple[Completed, bool]:
         """`prompt, completion, label`: an answer and whether it is wanted."""

@@ -17,7 +17,9 @@ class RewardModel(Scoring):
     """Learns rewards from PreferenceData by the Bradley-Terry likelihood (Stiennon et al., 2020; Ouyang et al., 2022).
 
     The reward is a linear function of the last token's state. Logs train/accuracy, train/margin, train/mean_reward,
-    min_reward and max_reward; val/ the same and val/loss.
+    min_reward and max_reward; val/ the same, val/loss and, where the rows carry the probability that their label
+    is right, val/accuracy_ceiling: what a perfect judge would reach. calibration.png of the run shows whether the model
+    is as sure as it should be.
 
     Args:
         init_from: see FineTuning, as are optimizer, schedule, lora and activation_checkpointing; best the SFT model.
@@ -86,6 +88,9 @@ class RewardModel(Scoring):
         self.add("loss", losses.sum(), len(losses))
         for name, values in self._metrics(chosen, rejected).items():
             self.add(name, values.sum(), len(values))
+        if "probabilities" in batch:  # no judge can be right more often about labels drawn with these
+            sure = torch.maximum(batch["probabilities"], 1 - batch["probabilities"])
+            self.add("accuracy_ceiling", sure.sum(), len(sure))
         both = torch.cat((chosen, rejected)).double()
         self.add("squared_reward", both.square().sum(), len(both))
         self._differences.append((chosen - rejected).float().cpu())

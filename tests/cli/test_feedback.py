@@ -68,3 +68,29 @@ def test_bad_input(tiny_model, pair_rows, tmp_path, capsys, options, words):
     with pytest.raises(SystemExit):
         main([verb, str(tiny_model), "--prompts", str(pair_rows), "--out", str(tmp_path / "o"), *rest])
     assert words in capsys.readouterr().err
+
+
+def test_best_of_n_by_a_reward(tiny_model, capsys):
+    args = [
+        "generate",
+        str(tiny_model),
+        "--prompt",
+        "a",
+        "--max_new_tokens",
+        "6",
+        "--num_samples",
+        "5",
+        "--json",
+        "true",
+    ]
+    main(args)
+    every = [json.loads(line)["text"] for line in capsys.readouterr().out.splitlines()]
+    main([*args, "--reward", str(tiny_model)])
+    (best,) = [json.loads(line)["text"] for line in capsys.readouterr().out.splitlines()]
+    from lightning_gpt.rewards import open_judge
+
+    grades = open_judge(str(tiny_model)).score(["a"] * 5, every)
+    assert best == every[grades.index(max(grades))]
+    with pytest.raises(SystemExit):
+        main(["generate", str(tiny_model), "--prompt", "a", "--reward", "lexicon"])
+    assert "set num_samples to 2 or more" in capsys.readouterr().err

@@ -149,6 +149,7 @@ def test_reward_model_from_pairs_to_scores(post_train, tiny_model, pair_rows, tm
     assert {"train/accuracy", "train/margin", "train/min_reward", "train/max_reward"} <= read_metrics(
         run / "metrics.jsonl"
     )[0].keys()
+    assert (run / "calibration.png").stat().st_size > 5000
     assert is_reward_model(run) and not is_reward_model(tiny_model)
     main(["export", last(run), str(tmp_path / "rm")])
     some = [json.loads(line) for line in pair_rows.read_text().splitlines()]
@@ -254,3 +255,38 @@ def test_bad_settings_are_one_line(post_train, tiny_model, pair_rows, capsys, ta
     with pytest.raises(SystemExit):
         post_train(task, data, {"init_from": str(tiny_model), **model}, {"train": str(pair_rows)})
     assert words in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize("task", ["SFT", "DPO", "RewardModel", "KTO"])
+def test_two_processes_are_one(post_train, tiny_model, pair_rows, answer_rows, one_thread, task):
+    data = {"SFT": "InstructionData", "KTO": "LabelledData"}.get(task, "PreferenceData")
+    rows = {"train": str(answer_rows if task == "SFT" else pair_rows)}
+    found = []
+    for world in (1, 2):
+        run = post_train(
+            task,
+            data,
+            {"init_from": str(tiny_model)},
+            {**rows, "val": rows["train"], "batch_size": 8 // world},
+            f"--trainer.devices={world}",
+            f"--trainer.strategy={'auto' if world == 1 else 'ddp_fork'}",
+            "--best.monitor=val/loss",
+            name=f"{task}_{world}",
+        )
+        keys = ("train/loss", "optim/gradient_norm", "val/loss") if task != "KTO" else ("optim/gradient_norm",)
+        found.append([column(run, key) for key in keys])
+    if task == "KTO":  # each process mismatches answers among its own: only the first gradient's size is alike
+        assert found[0][0][0] == pytest.approx(found[1][0][0], rel=0.05)
+        return
+    torch.testing.assert_close(
+        [torch.tensor(one) for one in found[0]], [torch.tensor(one) for one in found[1]], rtol=2e-3, atol=2e-4
+    )
+
+
+def test_the_ceiling_of_drawn_labels_is_logged(post_train, tiny_model, as_lines, tmp_path):
+    rows = [
+        {"prompt": str(n), "chosen": " a", "rejected": " b", "probability": 0.9 if n % 2 else 0.3} for n in range(8)
+    ]
+    path = str(as_lines(tmp_path / "p.jsonl", rows))
+    run = post_train("RewardModel", "PreferenceData", {"init_from": str(tiny_model)}, {"train": path, "val": path})
+    assert column(run, "val/accuracy_ceiling")[-1] == pytest.approx(0.8)
