@@ -2,7 +2,7 @@
 
     python data/arithmetic_steps.py     # writes data/arithmetic/{steps,sums}_{train,test}.jsonl
 
-Made here, by a seed: steps are rows of prompt, completions, labels; sums are rows of prompt, completion, answer. A tenth
+Made here by a seed: steps are rows of prompt, completions, labels; sums are rows of prompt, completion, answer. A tenth
 of the problems is for test; none is in both.
 """
 

@@ -73,21 +73,25 @@ def main() -> None:
         sys.exit(f"usage: python experiments/13_alignment/frontier.py {{{','.join(WORLDS)}}}")
     world = WORLDS[sys.argv[1]]()
     world.prepare()
-    rows = []
-    for number, point in enumerate(world.points):
-        found = [run_point(world, point, seed) for seed in world.seeds]
-        row = {"method": point.method, "knob": point.knob, "seeds": list(world.seeds), "runs": found}
-        row |= {name: statistics.mean(one[name] for one in found) for name in found[0]}
-        rows.append(row)
-        print(
-            f"{number + 1}/{len(world.points)} {point.label}: KL {row['kl']:.3f}, reward {row['reward']:.3f}",
-            file=sys.stderr,
-            flush=True,
-        )
-    hardware = (
-        f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} thread(s), torch {torch.__version__}"
-    )
-    write_report(HERE / f"frontier_{world.name}", world, rows, hardware)
+    machine = platform.processor() or platform.machine()
+    hardware = f"{machine}, {torch.get_num_threads()} thread(s), torch {torch.__version__}"
+    found: dict[Point, list[dict[str, float]]] = {point: [] for point in world.points}
+    for count, seed in enumerate(world.seeds, start=1):  # a run that is stopped has whole pictures of fewer seeds
+        for number, point in enumerate(found):
+            one = run_point(world, point, seed)
+            found[point].append(one)
+            print(
+                f"seed {seed}, {number + 1}/{len(found)} {point.label}: KL {one['kl']:.3f}, reward {one['reward']:.3f}",
+                file=sys.stderr,
+                flush=True,
+            )
+        rows = []
+        for point, runs in found.items():
+            means = {name: statistics.mean(run[name] for run in runs) for name in runs[0]}
+            rows.append(
+                {"method": point.method, "knob": point.knob, "seeds": list(world.seeds[:count]), "runs": runs, **means}
+            )
+        write_report(HERE / f"frontier_{world.name}", world, rows, hardware)
 
 
 if __name__ == "__main__":

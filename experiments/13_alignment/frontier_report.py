@@ -102,5 +102,7 @@ def write_report(directory: Path, world, rows: list[dict], hardware: str) -> Non
     (directory / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     draw(directory / "frontier.png", world, rows)
     text = f"# {world.question}\n\n    {command}\n\n{conclusion(rows)}\n\n![Reward against KL](frontier.png)\n\n"
-    text += f"Means over seeds {', '.join(map(str, world.seeds))}, ± half-width of a 95% t interval. {hardware}.\n\n"
+    text += (
+        f"Means over seeds {', '.join(map(str, rows[0]['seeds']))}, ± half-width of a 95% t interval. {hardware}.\n\n"
+    )
     (directory / "report.md").write_text(text + table(rows) + "\n")

@@ -21,7 +21,7 @@ FIXED, ADAPTIVE = "lightning_gpt.objectives.kl.FixedKL", "lightning_gpt.objectiv
 LOSSES = "lightning_gpt.objectives.preference."
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Point:
     """A method at one strength of its penalty."""
 

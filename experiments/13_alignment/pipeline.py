@@ -160,7 +160,8 @@ def write(rows: dict[str, list[dict]]) -> None:
     sample = "\n".join(f"- {label}: {runs[0]['answers'][0]!r}" for label, runs in rows.items())
     text = (
         f"# {QUESTION}\n\n    {command}\n\n{said}. SFT itself: proxy {means['SFT']['proxy']:.2f}, held-out "
-        f"{means['SFT']['judge']:.2f}, sentiment {means['SFT']['sentiment']:.2f}.\n\n![Proxy and the rest](pipeline.png)\n\n"
+        f"{means['SFT']['judge']:.2f}, sentiment {means['SFT']['sentiment']:.2f}.\n\n"
+        "![Proxy and the rest](pipeline.png)\n\n"
         f"Means over seeds {', '.join(map(str, SEEDS))}, ± half-width of a 95% t interval; 512 prompts, one sampled "
         f"answer each. {hardware}.\n\n"
         + "\n".join(lines)

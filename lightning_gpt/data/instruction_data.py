@@ -30,40 +30,11 @@ class InstructionData(RowData):
     def __init__(
         self,
         train: str,
-        val: str | None = None,
-        val_fraction: float = 0.0,
-        batch_size: int = 16,
-        val_batch_size: int | None = None,
-        max_length: int | None = None,
         learn_from: Literal["completion", "all"] = "completion",
         packing: bool = False,
-        chat_template: str | None = None,
-        as_chat: bool = False,
-        invalid: Literal["error", "skip"] = "error",
-        limit: int | None = None,
-        val_limit: int | None = None,
-        tokenizer: str | None = None,
-        seed: int | None = None,
-        num_workers: int = 0,
-        pin_memory: bool | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            train,
-            val,
-            val_fraction,
-            batch_size,
-            val_batch_size,
-            max_length,
-            chat_template,
-            as_chat,
-            invalid,
-            limit,
-            val_limit,
-            tokenizer,
-            seed,
-            num_workers,
-            pin_memory,
-        )
+        super().__init__(train, **kwargs)
         self.save_hyperparameters(logger=False)
         self.learn_from, self.packing = learn_from, packing
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -25,39 +25,8 @@ class StepData(RowData):
         until_wrong: leave out what follows the first wrong step, which is neither right nor wrong.
     """
 
-    def __init__(
-        self,
-        train: str,
-        val: str | None = None,
-        val_fraction: float = 0.0,
-        batch_size: int = 16,
-        val_batch_size: int | None = None,
-        max_length: int | None = None,
-        step_end: str = "\n",
-        until_wrong: bool = False,
-        invalid: Literal["error", "skip"] = "error",
-        limit: int | None = None,
-        val_limit: int | None = None,
-        tokenizer: str | None = None,
-        seed: int | None = None,
-        num_workers: int = 0,
-        pin_memory: bool | None = None,
-    ) -> None:
-        super().__init__(
-            train,
-            val,
-            val_fraction,
-            batch_size,
-            val_batch_size,
-            max_length,
-            invalid=invalid,
-            limit=limit,
-            val_limit=val_limit,
-            tokenizer=tokenizer,
-            seed=seed,
-            num_workers=num_workers,
-            pin_memory=pin_memory,
-        )
+    def __init__(self, train: str, step_end: str = "\n", until_wrong: bool = False, **kwargs: Any) -> None:
+        super().__init__(train, **kwargs)
         self.save_hyperparameters(logger=False)
         self.step_end, self.until_wrong = step_end, until_wrong
 

@@ -1,17 +1,14 @@
 """Reinforcement learning without a critic: an answer is compared with the others to its prompt."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from lightning_gpt.hub.adapters import LoRA
-from lightning_gpt.inference import SamplingConfig
 from lightning_gpt.nn.loss import IGNORE_INDEX
 from lightning_gpt.objectives.advantages import group_advantages, leave_one_out_advantages
 from lightning_gpt.objectives.kl import Estimator, kl_terms
 from lightning_gpt.objectives.policy import clipped_policy_terms
-from lightning_gpt.optim import AdamW, Linear, OptimizerSpec, ScheduleSpec
 from lightning_gpt.rewards.protocol import Reward
 from lightning_gpt.tasks.reinforcement import Experience, Reinforcement
 
@@ -50,37 +47,15 @@ class GRPO(Reinforcement):
         normalization: Normalization = "answer",
         clip: float = 0.2,
         clip_high: float | None = None,
-        max_new_tokens: int = 64,
-        epochs: int = 1,
-        minibatches: int = 1,
-        micro_batch_size: int | None = None,
-        sampling: SamplingConfig | None = None,
-        missing_end_penalty: float | None = None,
-        optimizer: OptimizerSpec | None = None,
-        schedule: ScheduleSpec | None = None,
-        lora: LoRA | None = None,
-        activation_checkpointing: int = 0,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            init_from,
-            reward,
-            max_new_tokens,
-            answers,
-            epochs,
-            minibatches,
-            micro_batch_size,
-            sampling,
-            missing_end_penalty,
-            optimizer or AdamW(lr=1e-6, betas=(0.9, 0.999), weight_decay=0.0),
-            schedule or Linear(),
-            lora,
-            activation_checkpointing,
-        )
+        super().__init__(init_from, reward, **kwargs)
         self.save_hyperparameters(ignore=["optimizer", "schedule", "reward"])
         if answers < 2:
             raise ValueError(f"model.answers={answers}: an answer is compared with others to its prompt, use 2 or more")
         if beta < 0:
             raise ValueError(f"model.beta={beta} must be 0 (no KL term) or positive")
+        self.answers = answers
         self.beta, self.kl_estimator, self.correct_kl = beta, kl_estimator, correct_kl
         self.advantage, self.normalization = advantage, normalization
         self.clip, self.clip_high = clip, clip_high

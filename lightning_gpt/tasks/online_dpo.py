@@ -1,12 +1,11 @@
 """Online DPO: pairs are drawn from the policy itself and ordered by a reward (Guo et al., 2024)."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from lightning_gpt.hub.adapters import LoRA
-from lightning_gpt.inference import SamplingConfig
 from lightning_gpt.objectives.preference import PairLogProbs, PreferenceLoss, Sigmoid
-from lightning_gpt.optim import AdamW, Linear, OptimizerSpec, ScheduleSpec
 from lightning_gpt.rewards.protocol import Reward
 from lightning_gpt.tasks.reinforcement import Experience, Reinforcement
 
@@ -21,38 +20,10 @@ class OnlineDPO(Reinforcement):
         loss: over pairs (lightning_gpt.objectives.preference).
     """
 
-    def __init__(
-        self,
-        init_from: str,
-        reward: Reward,
-        loss: PreferenceLoss | None = None,
-        max_new_tokens: int = 64,
-        epochs: int = 1,
-        minibatches: int = 1,
-        micro_batch_size: int | None = None,
-        sampling: SamplingConfig | None = None,
-        missing_end_penalty: float | None = None,
-        optimizer: OptimizerSpec | None = None,
-        schedule: ScheduleSpec | None = None,
-        lora: LoRA | None = None,
-        activation_checkpointing: int = 0,
-    ) -> None:
-        super().__init__(
-            init_from,
-            reward,
-            max_new_tokens,
-            2,
-            epochs,
-            minibatches,
-            micro_batch_size,
-            sampling,
-            missing_end_penalty,
-            optimizer or AdamW(lr=1e-6, betas=(0.9, 0.999), weight_decay=0.0),
-            schedule or Linear(),
-            lora,
-            activation_checkpointing,
-        )
+    def __init__(self, init_from: str, reward: Reward, loss: PreferenceLoss | None = None, **kwargs: Any) -> None:
+        super().__init__(init_from, reward, **kwargs)
         self.save_hyperparameters(ignore=["optimizer", "schedule", "reward", "loss"])
+        self.answers = 2
         self.preference = loss or Sigmoid()
 
     def evaluate_answers(self, experience: Experience) -> None:

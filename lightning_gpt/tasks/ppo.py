@@ -15,14 +15,12 @@ PPO"), and the implementation details that Hugging Face collected of the former.
 """
 
 from copy import deepcopy
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from lightning_gpt.hub.adapters import LoRA
 from lightning_gpt.hub.reward_directory import load_reward_model
-from lightning_gpt.inference import SamplingConfig
 from lightning_gpt.nn import GPT
 from lightning_gpt.nn.heads import ScalarHead
 from lightning_gpt.nn.loss import IGNORE_INDEX
@@ -30,7 +28,7 @@ from lightning_gpt.objectives.advantages import generalized_advantages, token_re
 from lightning_gpt.objectives.kl import FixedKL, kl_terms
 from lightning_gpt.objectives.log_probs import hidden_log_probs
 from lightning_gpt.objectives.policy import clipped_policy_terms, clipped_value_terms, explained_variance
-from lightning_gpt.optim import AdamW, Linear, OptimizerSpec, ScheduleSpec
+from lightning_gpt.optim import AdamW, OptimizerSpec
 from lightning_gpt.rewards.protocol import Reward
 from lightning_gpt.tasks.finetuning import without_dropout
 from lightning_gpt.tasks.reinforcement import Experience, Reinforcement
@@ -67,12 +65,7 @@ class PPO(Reinforcement):
         init_from: str,
         reward: Reward,
         kl: FixedKL | None = None,
-        max_new_tokens: int = 64,
         epochs: int = 4,
-        minibatches: int = 1,
-        micro_batch_size: int | None = None,
-        sampling: SamplingConfig | None = None,
-        missing_end_penalty: float | None = None,
         critic: Literal["shared", "separate"] = "shared",
         critic_from: str | None = None,
         clip: float = 0.2,
@@ -82,26 +75,9 @@ class PPO(Reinforcement):
         lam: float = 0.95,
         whiten_rewards: bool = False,
         stop_at_kl: float | None = None,
-        optimizer: OptimizerSpec | None = None,
-        schedule: ScheduleSpec | None = None,
-        lora: LoRA | None = None,
-        activation_checkpointing: int = 0,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            init_from,
-            reward,
-            max_new_tokens,
-            1,
-            epochs,
-            minibatches,
-            micro_batch_size,
-            sampling,
-            missing_end_penalty,
-            optimizer or AdamW(lr=3e-6, betas=(0.9, 0.999), eps=1e-5, weight_decay=0.0),
-            schedule or Linear(),
-            lora,
-            activation_checkpointing,
-        )
+        super().__init__(init_from, reward, epochs=epochs, **kwargs)
         self.save_hyperparameters(ignore=["optimizer", "schedule", "reward", "kl"])
         if critic_from is not None and critic != "separate":
             raise ValueError("model.critic_from is a network of its own: set model.critic=separate")
@@ -118,6 +94,11 @@ class PPO(Reinforcement):
         self.gamma, self.lam = gamma, lam
         self.whiten_rewards, self.stop_at_kl = whiten_rewards, stop_at_kl
         self._moved = 0.0
+
+    @staticmethod
+    def default_optimizer() -> OptimizerSpec:
+        """AdamW with the larger epsilon of Huang et al. (2024)."""
+        return AdamW(lr=3e-6, betas=(0.9, 0.999), eps=1e-5, weight_decay=0.0)
 
     def prepare_network(self, net: GPT) -> None:
         """Adds the critic: a head that starts at zero, and a network where it has one."""

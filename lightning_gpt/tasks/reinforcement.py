@@ -18,7 +18,7 @@ from torch import Tensor
 from lightning_gpt.hub.adapters import LoRA
 from lightning_gpt.inference import SamplingConfig
 from lightning_gpt.nn.loss import IGNORE_INDEX
-from lightning_gpt.optim import OptimizerSpec, ScheduleSpec
+from lightning_gpt.optim import AdamW, Linear, OptimizerSpec, ScheduleSpec
 from lightning_gpt.rewards.protocol import Reward, checked
 from lightning_gpt.tasks.base import NonFiniteError
 from lightning_gpt.tasks.referenced import Referenced, answer_log_probs
@@ -43,7 +43,6 @@ class Reinforcement(Referenced):
         init_from: the policy to start from, which is the reference too; best an SFT model that ends its answers.
         reward: scores an answer (lightning_gpt.rewards).
         max_new_tokens: longest answer.
-        answers: drawn for each prompt.
         epochs: passes over an iteration's answers.
         minibatches: optimizer steps of a pass.
         micro_batch_size: answers per forward and backward pass, to save memory; null = a whole minibatch.
@@ -57,32 +56,35 @@ class Reinforcement(Referenced):
         self,
         init_from: str,
         reward: Reward,
-        max_new_tokens: int,
-        answers: int,
-        epochs: int,
-        minibatches: int,
-        micro_batch_size: int | None,
-        sampling: SamplingConfig | None,
-        missing_end_penalty: float | None,
-        optimizer: OptimizerSpec | None,
-        schedule: ScheduleSpec | None,
-        lora: LoRA | None,
-        activation_checkpointing: int,
+        max_new_tokens: int = 64,
+        epochs: int = 1,
+        minibatches: int = 1,
+        micro_batch_size: int | None = None,
+        sampling: SamplingConfig | None = None,
+        missing_end_penalty: float | None = None,
+        optimizer: OptimizerSpec | None = None,
+        schedule: ScheduleSpec | None = None,
+        lora: LoRA | None = None,
+        activation_checkpointing: int = 0,
     ) -> None:
-        super().__init__(init_from, optimizer, schedule, lora, activation_checkpointing)
+        super().__init__(
+            init_from, optimizer or self.default_optimizer(), schedule or Linear(), lora, activation_checkpointing
+        )
         self.automatic_optimization = False
         self.sampling = sampling or SamplingConfig()
         if self.sampling.temperature == 0:
             raise ValueError("model.sampling.temperature=0 draws the same answer every time: use a positive one")
         if self.sampling.repetition_penalty != 1:
             raise ValueError("model.sampling.repetition_penalty changes what is drawn but not what is scored: use 1")
-        for name, value in (("max_new_tokens", max_new_tokens), ("answers", answers), ("epochs", epochs)):
+        for name, value in (("max_new_tokens", max_new_tokens), ("epochs", epochs)):
             if value < 1:
                 raise ValueError(f"model.{name}={value} must be at least 1")
         for name, value in (("minibatches", minibatches), ("micro_batch_size", micro_batch_size)):
             if value is not None and value < 1:
                 raise ValueError(f"model.{name}={value} must be at least 1")
-        self.reward, self.max_new_tokens, self.answers = reward, max_new_tokens, answers
+        self.reward, self.max_new_tokens = reward, max_new_tokens
+        self.answers = 1
+        """Drawn for each prompt; algorithms that compare answers set more."""
         self.epochs, self.minibatches, self.micro_batch_size = epochs, minibatches, micro_batch_size
         self.missing_end_penalty = missing_end_penalty
         self.gradient_clip_val: float | None = 1.0
@@ -90,6 +92,11 @@ class Reinforcement(Referenced):
         self.iteration = 0
         self._drawing = 0.0
         self._warned_of_negative_kl = False
+
+    @staticmethod
+    def default_optimizer() -> OptimizerSpec:
+        """AdamW as published implementations set it for networks of billions; smaller ones take larger rates."""
+        return AdamW(lr=1e-6, betas=(0.9, 0.999), weight_decay=0.0)
 
     # --- what an algorithm is -----------------------------------------------------------------------------------
 
