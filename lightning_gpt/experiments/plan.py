@@ -16,7 +16,6 @@ from lightning_gpt.data.prepare import prepare
 from lightning_gpt.experiments.settings import lookup, nested, overlaid, read_yaml
 from lightning_gpt.experiments.spec import Experiment, Variant
 from lightning_gpt.experiments.spec_checks import checked_settings
-from lightning_gpt.experiments.wall_time import calibrated, predicted_seconds, steps_within
 from lightning_gpt.nn import GPTConfig
 from lightning_gpt.nn.flops import body_parameters, parameters, training_flops_per_token
 
@@ -50,8 +49,6 @@ class Cell:
     active_parameters: int | None
     """What one token meets: fewer than `parameters` with a mixture of experts."""
     data_dir: str
-    seconds: float | None
-    """Foretold of training and validation; None: nobody asked."""
     config_hash: str
     """Of everything that decides the result: all settings, the corpus' fingerprint, this package's version."""
 
@@ -100,11 +97,11 @@ def plan_cells(
     root = runs / ("smoke" if smoke else "") / experiment.chapter / experiment.name
     bases = [read_yaml(path) for path in experiment.configs]
     chosen = list(experiment.variants.values())
-    variants = [_resolve(experiment, variant, bases, smoke, root / "calibrations") for variant in chosen]
+    variants = [_resolve(experiment, variant, bases, smoke) for variant in chosen]
     seeds = [(variant, (one.seeds[:1] if smoke else one.seeds)) for variant, one in zip(variants, chosen)]
     every = dict.fromkeys(seed for _, own in seeds for seed in own)
     cells = [_cell(experiment, variant, seed, root, bases) for seed in every for variant, own in seeds if seed in own]
-    _check_equal(experiment, list({cell.variant: cell for cell in reversed(cells)}.values())[::-1], smoke)
+    _check_equal(experiment, list({cell.variant: cell for cell in reversed(cells)}.values())[::-1])
     return cells
 
 
@@ -120,7 +117,6 @@ class _Resolved:
     tokens_per_step: int | None
     flops_per_token: float | None
     network: GPTConfig | None
-    seconds: float | None
 
 
 def _dotted(experiment: Experiment, variant: Variant, smoke: bool) -> dict[str, Any]:
@@ -129,9 +125,7 @@ def _dotted(experiment: Experiment, variant: Variant, smoke: bool) -> dict[str, 
     return {**QUIET, **experiment.overrides, **variant.overrides, **only_smoke}
 
 
-def _resolve(
-    experiment: Experiment, variant: Variant, bases: list[dict[str, Any]], smoke: bool, calibrations: Path
-) -> _Resolved:
+def _resolve(experiment: Experiment, variant: Variant, bases: list[dict[str, Any]], smoke: bool) -> _Resolved:
     dotted = _dotted(experiment, variant, smoke)
     only_smoke = checked_settings("smoke", experiment.smoke if smoke else None)[1]
     corpus_settings = {**experiment.prepare, **variant.prepare, **only_smoke}
@@ -147,25 +141,14 @@ def _resolve(
     meta = CorpusMeta.load(data_dir)
     per_step, network = tokens_per_step(tree), network_of(tree, meta.tokenizer.vocab_size)
     flops_per_token = training_flops_per_token(network, network.block_size) if network else None
-    kind, amount = next(iter((variant.budget or experiment.budget).items()))
-    found = None
-    if not smoke and (kind == "seconds" or "seconds" in experiment.equal):
-        found = calibrated(variant.name, experiment.configs, nested(dotted), calibrations)
     if smoke:
         steps = interval = SMOKE_STEPS
         dotted |= {"trainer.limit_val_batches": 2, "trainer.log_every_n_steps": 1}
-    elif kind == "seconds":
-        try:
-            steps = steps_within(amount, found, experiment.validations)
-        except ValueError as error:
-            raise ValueError(f"{experiment.path}: budget.seconds={amount:g} of {variant.name} {error}") from None
-        interval = steps // experiment.validations
     else:
         steps = _count_steps(experiment, variant, per_step, flops_per_token, meta)
         interval = steps // experiment.validations
     dotted |= {"trainer.max_steps": steps, "trainer.val_check_interval": interval}
-    seconds = None if found is None else predicted_seconds(found, steps, experiment.validations)
-    numbers = (meta.fingerprint, steps, per_step, flops_per_token, network, seconds)
+    numbers = (meta.fingerprint, steps, per_step, flops_per_token, network)
     return _Resolved(variant.name, dotted, data_dir, *numbers)
 
 
@@ -276,16 +259,13 @@ def _cell(experiment: Experiment, variant: _Resolved, seed: int, root: Path, bas
         body_parameters=body_parameters(variant.network) if variant.network else None,
         active_parameters=parameters(variant.network, active=True) if variant.network else None,
         data_dir=variant.data_dir,
-        seconds=variant.seconds,
         config_hash=hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest(),
     )
 
 
-def _check_equal(experiment: Experiment, variants: list[Cell], smoke: bool) -> None:
+def _check_equal(experiment: Experiment, variants: list[Cell]) -> None:
     baseline, *others = variants
     for kind, share in experiment.equal.items():
-        if kind == "seconds" and smoke:
-            continue  # nothing is measured
         expected = getattr(baseline, kind)
         for cell in others:
             found = getattr(cell, kind)
@@ -311,8 +291,6 @@ def budget_in_words(experiment: Experiment) -> str:
 def _in_words(kind: str, amount: float) -> str:
     if kind == "max_steps":
         return f"{amount:,.0f} optimizer steps"
-    if kind == "seconds":
-        return f"{amount:,.0f} seconds of training and validation, as a short run foretold them"
     if kind == "training_flops":
         exponent = math.floor(math.log10(amount))
         return f"{amount / 10**exponent:.3g}e{exponent} training FLOPs (analytic, head included)"

@@ -4,7 +4,7 @@
     expectation: ...                       what one should find, written before the run
     configs: [configs/pretrain/x.yaml]     as -c of `lightning-gpt fit`, paths as it takes them
     prepare: {source: shakespeare, tokenizer: char}     optional: the corpus, as `lightning-gpt prepare` takes it
-    budget: {max_steps: 400}               or tokens, training_flops, bytes, seconds: the same for every variant
+    budget: {max_steps: 400}               or tokens, training_flops, bytes: the same for every variant
     overrides: {data.init_args.batch_size: 12}          settings common to all, dotted
     variants:                              the first is the baseline
       none: {model.init_args.schedule.init_args.warmup_steps: 0}
@@ -15,7 +15,7 @@
     seeds: [1, 2, 3]
     more_seeds: {low-*: [4, 5]}            optional: further seeds of the variants that match
     metrics: [val/loss]                    the first decides, smaller is better
-    equal: {training_flops: 0.02}          or parameters, tokens, seconds: refused when a variant differs by more
+    equal: {training_flops: 0.02}          or parameters, tokens: refused when a variant differs by more
     against: previous                      a ladder: each variant is compared with the one before it; none: nothing is
     smoke: {prepare.source: shakespeare}   settings for `--smoke` alone
 
@@ -77,7 +77,7 @@ class Experiment:
     grid: dict[str, list[str]] = field(default_factory=dict)
     """Factor -> its levels; a variant of the grid is named by its levels, joined with '-'."""
     budget: dict[str, float] = field(default_factory=dict)
-    """One of max_steps, tokens, training_flops, bytes, seconds -> how many of them each run gets; may be missing where
+    """One of max_steps, tokens, training_flops, bytes -> how many of them each run gets; may be missing where
     every variant has its own."""
     more_seeds: dict[str, list[int]] = field(default_factory=dict)
     """Pattern of variants' names -> seeds that they run with beside `seeds`."""
@@ -101,7 +101,7 @@ class Experiment:
     """What a variant is compared with: the baseline, the previous one (a ladder, where each step keeps those before
     it), or none."""
     equal: dict[str, float] = field(default_factory=dict)
-    """parameters, training_flops, tokens, seconds -> by which share a variant may differ from the baseline; checked
+    """parameters, training_flops, tokens -> by which share a variant may differ from the baseline; checked
     before the runs."""
     identical_within: float | None = None
     """Variants are one computation by several means: the largest difference of `curve` to the baseline's, at any step

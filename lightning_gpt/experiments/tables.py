@@ -9,7 +9,6 @@ KINDS = {
     "parameters": "parameters",
     "training_flops": "training FLOPs",
     "tokens": "tokens",
-    "seconds": "seconds of training and validation, foretold from a short run",
 }
 
 
