@@ -47,7 +47,7 @@ def batch_size_command(
         sizes_table,
         split,
     )
-    from lightning_gpt.experiments.results import hardware, versions
+    from lightning_gpt.experiments.machine import hardware, versions
     from lightning_gpt.experiments.tables import markdown
     from lightning_gpt.planning.memory_budget import free_memory, parse_memory
 

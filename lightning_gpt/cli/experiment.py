@@ -23,7 +23,8 @@ def run_command(
 
     Each run is a process of its own under runs/experiments/. Runs that are finished under the same settings are not
     repeated, and one that was stopped goes on from its last checkpoint, so an experiment that was killed goes on where
-    it was when it is called again.
+    it was when it is called again. With a budget in seconds, a short run before the others measures what a step of each
+    variant takes here and so fixes how many it gets.
 
     Args:
         yaml: the experiment, such as experiments/03_training/warmup.yaml; its paths start at the working directory.
@@ -39,10 +40,12 @@ def run_command(
     from lightning_gpt.experiments.engines import InlineEngine, choose_engine
     from lightning_gpt.experiments.plan import RUNS, plan_cells
     from lightning_gpt.experiments.results import save_board, save_pictures, save_results
+    from lightning_gpt.experiments.wall_time import check_where
 
     path = Path(yaml)
     experiment = load_experiment(path)
     where = choose_engine(engine, parallel, engine_options or {})
+    check_where(experiment, engine, parallel)
     if smoke:
         where = InlineEngine(_fit)
     # As Ctrl-C: the running cells save, and are resumed by the next call.

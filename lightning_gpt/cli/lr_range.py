@@ -33,8 +33,8 @@ def lr_range_command(
     from lightning_gpt.cli.measured_run import measured_settings
     from lightning_gpt.cli.parsing import with_files
     from lightning_gpt.cli.training import run_training
+    from lightning_gpt.experiments.machine import hardware, versions
     from lightning_gpt.experiments.range_figure import FIGURE_FILE, draw_range
-    from lightning_gpt.experiments.results import hardware, versions
     from lightning_gpt.optim.rate_range import read_range, sweep_rates
     from lightning_gpt.tasks import NonFiniteError
 

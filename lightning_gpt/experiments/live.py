@@ -12,8 +12,8 @@ REFRESH_SECONDS = 1.0
 class ExperimentProgress:
     """Counts cells, values and the time that is left.
 
-    Time is foretold from the FLOPs that are done, as cells may differ a hundredfold in size; from their number where
-    the FLOPs are not known.
+    Time is foretold from the seconds that cells were measured to take, else from the FLOPs that are done, as cells may
+    differ a hundredfold in size; from their number where the FLOPs are not known.
 
     Args:
         cells: all of the experiment.
@@ -25,8 +25,10 @@ class ExperimentProgress:
         self.cells, self.metric = cells, metric
         self.finished = set(map(id, finished))
         self.outcomes = {id(cell): self._outcome(cell, read_state(cell)) for cell in finished}
-        known = all(cell.training_flops for cell in cells)
-        self.work = {id(cell): cell.training_flops if known else 1.0 for cell in cells}
+        work = [cell.seconds for cell in cells]
+        if not all(work):
+            work = [cell.training_flops for cell in cells]
+        self.work = dict(zip(map(id, cells), work if all(work) else [1.0] * len(cells)))
         self.total = sum(self.work[id(cell)] for cell in cells if id(cell) not in self.finished)
         self.done, self.begin = 0.0, time.monotonic()
         self.live = None

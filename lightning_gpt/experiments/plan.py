@@ -5,7 +5,7 @@ import inspect
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,15 @@ from lightning_gpt.data.prepare import prepare
 from lightning_gpt.experiments.settings import lookup, nested, overlaid, read_yaml
 from lightning_gpt.experiments.spec import Experiment, Variant
 from lightning_gpt.experiments.spec_checks import checked_settings
+from lightning_gpt.experiments.wall_time import SECONDS, step_time, steps_that_fill
 from lightning_gpt.nn import GPTConfig
 from lightning_gpt.nn.flops import body_parameters, parameters, training_flops_per_token
 
 RUNS = Path("runs/experiments")
 CORPORA = Path("data/experiments")
 SMOKE_STEPS = 2
+STEP_TIMES = ".step_times"
+"""Holds what steps were measured to take, beside the variants' directories."""
 
 QUIET = {"samples.tokens": 0, "curve.enabled": False}
 """What a cell does without, unless the experiment sets it."""
@@ -51,6 +54,13 @@ class Cell:
     data_dir: str
     config_hash: str
     """Of everything that decides the result: all settings, the corpus' fingerprint, this package's version."""
+    step_seconds: float | None = None
+    """What a step was measured to take before the runs; None: nobody asked."""
+
+    @property
+    def seconds(self) -> float | None:
+        """Of training, foretold for the whole run."""
+        return None if self.step_seconds is None else self.max_steps * self.step_seconds
 
     @property
     def tokens(self) -> int | None:
@@ -65,6 +75,7 @@ class Cell:
         return self.max_steps * self.tokens_per_step * self.flops_per_token
 
 
+LENGTH = ("trainer.max_steps", "trainer.val_check_interval")
 ONLY_SHOWN = ("run", "progress", "curve", "diagnosis")
 """Groups of settings that decide what is shown and kept of a run, not its numbers."""
 Check = Callable[[Sequence[Path], dict[str, Any]], None]
@@ -76,7 +87,8 @@ def plan_cells(
 ) -> list[Cell]:
     """All cells, seed by seed, so that a run stopped half-way has whole comparisons.
 
-    Corpora that the experiment asks for are prepared, or found ready.
+    Corpora that the experiment asks for are prepared, or found ready; where it asks for seconds, short runs measure the
+    steps, or an earlier measurement is found.
 
     Args:
         experiment: the checked file.
@@ -87,6 +99,7 @@ def plan_cells(
     Raises:
         ValueError: settings that training does not have, a corpus or a budget that cannot be, variants that are not as
             equal as asked; one line.
+        RuntimeError: a short run failed.
     """
     placeholder = {"data.init_args.data_dir": str(CORPORA)} if experiment.prepare else {}
     for variant in experiment.variants.values() if check else ():
@@ -98,10 +111,14 @@ def plan_cells(
     bases = [read_yaml(path) for path in experiment.configs]
     chosen = list(experiment.variants.values())
     variants = [_resolve(experiment, variant, bases, smoke) for variant in chosen]
+    _check_equal(experiment, "parameters", {one.name: one.parameters for one in variants})
+    if not smoke:
+        variants = [_timed(experiment, *both, root, bases) for both in zip(chosen, variants)]
     seeds = [(variant, (one.seeds[:1] if smoke else one.seeds)) for variant, one in zip(variants, chosen)]
     every = dict.fromkeys(seed for _, own in seeds for seed in own)
     cells = [_cell(experiment, variant, seed, root, bases) for seed in every for variant, own in seeds if seed in own]
-    _check_equal(experiment, list({cell.variant: cell for cell in reversed(cells)}.values())[::-1])
+    for kind in ("training_flops", "tokens", *(() if smoke else ("seconds",))):
+        _check_equal(experiment, kind, {cell.variant: getattr(cell, kind) for cell in cells})
     return cells
 
 
@@ -113,10 +130,22 @@ class _Resolved:
     dotted: dict[str, Any]
     data_dir: str
     fingerprint: str
-    max_steps: int
     tokens_per_step: int | None
     flops_per_token: float | None
     network: GPTConfig | None
+    max_steps: int | None
+    """None: a matter of seconds, to be measured."""
+    step_seconds: float | None = None
+
+    @property
+    def parameters(self) -> int | None:
+        """Of the network."""
+        return parameters(self.network) if self.network else None
+
+    def with_steps(self, steps: int, interval: int) -> "_Resolved":
+        """With the length of its runs."""
+        length = {"trainer.max_steps": steps, "trainer.val_check_interval": interval}
+        return replace(self, max_steps=steps, dotted={**self.dotted, **length})
 
 
 def _dotted(experiment: Experiment, variant: Variant, smoke: bool) -> dict[str, Any]:
@@ -141,15 +170,36 @@ def _resolve(experiment: Experiment, variant: Variant, bases: list[dict[str, Any
     meta = CorpusMeta.load(data_dir)
     per_step, network = tokens_per_step(tree), network_of(tree, meta.tokenizer.vocab_size)
     flops_per_token = training_flops_per_token(network, network.block_size) if network else None
+    resolved = _Resolved(variant.name, dotted, data_dir, meta.fingerprint, per_step, flops_per_token, network, None)
     if smoke:
-        steps = interval = SMOKE_STEPS
         dotted |= {"trainer.limit_val_batches": 2, "trainer.log_every_n_steps": 1}
-    else:
-        steps = _count_steps(experiment, variant, per_step, flops_per_token, meta)
-        interval = steps // experiment.validations
-    dotted |= {"trainer.max_steps": steps, "trainer.val_check_interval": interval}
-    numbers = (meta.fingerprint, steps, per_step, flops_per_token, network)
-    return _Resolved(variant.name, dotted, data_dir, *numbers)
+        return resolved.with_steps(SMOKE_STEPS, SMOKE_STEPS)
+    if "seconds" in (variant.budget or experiment.budget):
+        return resolved
+    steps = _count_steps(experiment, variant, per_step, flops_per_token, meta)
+    return resolved.with_steps(steps, steps // experiment.validations)
+
+
+def _timed(
+    experiment: Experiment, variant: Variant, resolved: _Resolved, root: Path, bases: list[dict[str, Any]]
+) -> _Resolved:
+    """With what its step takes, where the experiment asks for seconds, and with its steps where they depend on it."""
+    budget = (variant.budget or experiment.budget).get("seconds")
+    if budget is None and "seconds" not in experiment.equal:
+        return resolved
+    dotted = {key: value for key, value in resolved.dotted.items() if key not in LENGTH}
+    settings_hash = _settings_hash(replace(resolved, dotted=dotted), bases)
+    try:
+        found = step_time(
+            root / STEP_TIMES, settings_hash, experiment.configs, nested(dotted), variant.name, budget or SECONDS
+        )
+        timed = replace(resolved, step_seconds=found.step_seconds)
+        if budget is None:
+            return timed
+        steps = steps_that_fill(budget, found.step_seconds, experiment.validations, variant.name)
+    except ValueError as error:
+        raise ValueError(f"{experiment.path}: {error}") from None
+    return timed.with_steps(steps, steps // experiment.validations)
 
 
 def prepare_corpus(settings: dict[str, Any], corpora: Path = CORPORA) -> Path:
@@ -237,15 +287,8 @@ def _count_steps(
 
 def _cell(experiment: Experiment, variant: _Resolved, seed: int, root: Path, bases: list[dict[str, Any]]) -> Cell:
     directory = root / variant.name / f"seed_{seed}"
-    settings = nested({**variant.dotted, "seed_everything": seed})
-    deciding = {key: value for key, value in variant.dotted.items() if key.partition(".")[0] not in ONLY_SHOWN}
-    decisive = {
-        "configs": [{key: value for key, value in base.items() if key not in ONLY_SHOWN} for base in bases],
-        "settings": nested({**deciding, "seed_everything": seed}),
-        "corpus": variant.fingerprint,
-        "version": lightning_gpt.__version__,
-    }
-    settings = overlaid(settings, {"run": {"dir": str(directory.parent), "name": directory.name}})
+    seeded = replace(variant, dotted={**variant.dotted, "seed_everything": seed})
+    settings = overlaid(nested(seeded.dotted), {"run": {"dir": str(directory.parent), "name": directory.name}})
     return Cell(
         variant=variant.name,
         seed=seed,
@@ -255,30 +298,48 @@ def _cell(experiment: Experiment, variant: _Resolved, seed: int, root: Path, bas
         max_steps=variant.max_steps,
         tokens_per_step=variant.tokens_per_step,
         flops_per_token=variant.flops_per_token,
-        parameters=parameters(variant.network) if variant.network else None,
+        parameters=variant.parameters,
         body_parameters=body_parameters(variant.network) if variant.network else None,
         active_parameters=parameters(variant.network, active=True) if variant.network else None,
         data_dir=variant.data_dir,
-        config_hash=hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest(),
+        config_hash=_settings_hash(seeded, bases),
+        step_seconds=variant.step_seconds,
     )
 
 
-def _check_equal(experiment: Experiment, variants: list[Cell]) -> None:
-    baseline, *others = variants
-    for kind, share in experiment.equal.items():
-        expected = getattr(baseline, kind)
-        for cell in others:
-            found = getattr(cell, kind)
-            if expected is None or found is None:
-                raise ValueError(
-                    f"{experiment.path}: equal.{kind} cannot be checked: give model.init_args.config and "
-                    "trainer.devices as a number in the configs"
-                )
-            if abs(found / expected - 1) > share:
-                raise ValueError(
-                    f"{experiment.path}: equal.{kind}={share:g}, but {cell.variant} has {found:,.6g} and "
-                    f"{baseline.variant} {expected:,.6g} ({found / expected - 1:+.1%}): change one of them or the share"
-                )
+def _settings_hash(variant: _Resolved, bases: list[dict[str, Any]]) -> str:
+    deciding = {key: value for key, value in variant.dotted.items() if key.partition(".")[0] not in ONLY_SHOWN}
+    decisive = {
+        "configs": [{key: value for key, value in base.items() if key not in ONLY_SHOWN} for base in bases],
+        "settings": nested(deciding),
+        "corpus": variant.fingerprint,
+        "version": lightning_gpt.__version__,
+    }
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+
+
+def _check_equal(experiment: Experiment, kind: str, values: dict[str, float | None]) -> None:
+    """Refuses variants that differ too much in what the experiment wants equal.
+
+    Args:
+        experiment: the checked file.
+        kind: of `equal`; not asked for: nothing to check.
+        values: variant -> how much of it, the baseline's first.
+    """
+    if (share := experiment.equal.get(kind)) is None:
+        return
+    (baseline, expected), *others = values.items()
+    for name, found in others:
+        if expected is None or found is None:
+            raise ValueError(
+                f"{experiment.path}: equal.{kind} cannot be checked: give model.init_args.config and "
+                "trainer.devices as a number in the configs"
+            )
+        if abs(found / expected - 1) > share:
+            raise ValueError(
+                f"{experiment.path}: equal.{kind}={share:g}, but {name} has {found:,.6g} and {baseline} "
+                f"{expected:,.6g} ({found / expected - 1:+.1%}): change one of them or the share"
+            )
 
 
 def budget_in_words(experiment: Experiment) -> str:
@@ -291,6 +352,8 @@ def budget_in_words(experiment: Experiment) -> str:
 def _in_words(kind: str, amount: float) -> str:
     if kind == "max_steps":
         return f"{amount:,.0f} optimizer steps"
+    if kind == "seconds":
+        return f"{amount:g} s of training (without start and validations)"
     if kind == "training_flops":
         exponent = math.floor(math.log10(amount))
         return f"{amount / 10**exponent:.3g}e{exponent} training FLOPs (analytic, head included)"

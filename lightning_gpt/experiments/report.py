@@ -16,7 +16,7 @@ from lightning_gpt.experiments.comparisons import (
 from lightning_gpt.experiments.figure import FIGURE_FILE, POSITIONS_FILE, common_points, draw_curves, draw_positions
 from lightning_gpt.experiments.results import LOAD_PREFIX
 from lightning_gpt.experiments.statistics import estimate
-from lightning_gpt.experiments.tables import cost_table, machine, p_text, results_table, setup
+from lightning_gpt.experiments.tables import cost_table, machine, p_text, results_table, setup, wall_time_table
 
 REPORT_FILE = "report.md"
 HOW_TO_READ = (
@@ -26,6 +26,11 @@ HOW_TO_READ = (
     "narrow for so few values and is there to compare. Effect is Hedges' g of the paired differences. p is that of the "
     "paired t test, corrected for the number of comparisons in the table (Holm); a verdict needs p < 0.05, so an "
     "interval that just excludes zero may be no verdict."
+)
+HOW_TIME_WAS_KEPT = (
+    "A short run before the first one measured what a step takes; that fixed the number of steps, the same for all "
+    "seeds and kept when the experiment goes on after a stop. Seconds are those of training alone, by the speed that "
+    "each run logged: start, validations and checkpoints are not counted, what else the machine did meanwhile is."
 )
 
 
@@ -64,6 +69,8 @@ def report_text(results: dict[str, Any], figures: Collection[str] = (FIGURE_FILE
     for variant in results["variants"]:
         if (name := f"{LOAD_PREFIX}{variant}.png") in figures:
             parts.append(f"Loads of the experts at the end, `{variant}`, first seed:\n\n![{variant}]({name})")
+    if table := wall_time_table(results):
+        parts += ["## Wall time", table, HOW_TIME_WAS_KEPT]
     parts += ["## Set-up", setup(results), "## Cost", cost_table(results), machine(results)]
     return "\n\n".join(parts) + "\n"
 

@@ -3,9 +3,8 @@
 import hashlib
 import json
 import os
-import platform
 import shutil
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,10 @@ from lightning_gpt.data.tokenizer_source import load_tokenizer
 from lightning_gpt.experiments.cell_run import metrics_of, read_state
 from lightning_gpt.experiments.comparisons import comparisons_json
 from lightning_gpt.experiments.experiment_board import BoardCell, write_experiment_board
+from lightning_gpt.experiments.machine import hardware, versions
 from lightning_gpt.experiments.plan import Cell, budget_in_words
 from lightning_gpt.experiments.spec import Experiment
 
-PACKAGES = ("lightning_gpt", "torch", "lightning", "numpy", "tokenizers", "bitsandbytes")
 RESULTS_FILE = "results.json"
 LOAD_PREFIX = "expert_load_"
 
@@ -123,35 +122,6 @@ def load_results(directory: Path) -> dict[str, Any]:
     return results
 
 
-def hardware() -> dict[str, Any]:
-    """What the runs ran on."""
-    import torch
-
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return {"cpu": _cpu_name(), "cores": cores, "threads": torch.get_num_threads(), "gpus": gpus}
-
-
-def versions() -> dict[str, str]:
-    """Python and the packages that shape results."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
 def _prefixed(group: str, settings: dict[str, Any]) -> dict[str, Any]:
     return {f"{group}.{key}": value for key, value in settings.items()}
 
@@ -194,6 +164,9 @@ def _cell(experiment: Experiment, cell: Cell) -> dict[str, Any]:
         "tokens": tokens,
         "training_flops": _round(cell.training_flops) if cell.training_flops else None,
         "flops_per_step": cell.tokens_per_step * cell.flops_per_token if tokens and cell.flops_per_token else None,
+        "step_seconds": cell.step_seconds,
+        "foretold_seconds": _round(cell.seconds) if cell.seconds else None,
+        "training_seconds": _training_seconds(rows, cell.max_steps),
         "seconds": state.seconds,
         "attempts": state.attempts,
         "tokens_per_second": _round(sorted(speeds)[len(speeds) // 2]) if speeds else None,
@@ -203,17 +176,30 @@ def _cell(experiment: Experiment, cell: Cell) -> dict[str, Any]:
     }
 
 
-def _points(rows: list[dict[str, float]], curve: str) -> list[list[float | None]]:
-    """[step, value, seconds of training by then] of each row that has the curve: validation and saving do not count;
-    seconds are None where no speed had been logged yet."""
-    points, seconds, tokens = [], None, 0.0
+def _with_seconds(rows: list[dict[str, float]]) -> Iterator[tuple[dict[str, float], float | None]]:
+    """Each row with the seconds of training by then, of all attempts: validation and saving do not count; None where no
+    speed had been logged yet."""
+    seconds, tokens = None, 0.0
     for row in rows:
         if rate := row.get("speed/tokens_per_second"):
             seconds = (seconds or 0.0) + (row["progress/tokens"] - tokens) / rate
             tokens = row["progress/tokens"]
-        if curve in row:
-            points.append([row["step"], _round(row[curve], 8), None if seconds is None else round(seconds, 3)])
-    return points
+        yield row, seconds
+
+
+def _training_seconds(rows: list[dict[str, float]], steps: int) -> float | None:
+    """Of the whole run; steps after the last that was logged took as long as those before them."""
+    logged = [(row["step"], seconds) for row, seconds in _with_seconds(rows) if "speed/tokens_per_second" in row]
+    return round(logged[-1][1] * steps / logged[-1][0], 3) if logged else None
+
+
+def _points(rows: list[dict[str, float]], curve: str) -> list[list[float | None]]:
+    """[step, value, seconds of training by then] of each row that has the curve."""
+    return [
+        [row["step"], _round(row[curve], 8), None if seconds is None else round(seconds, 3)]
+        for row, seconds in _with_seconds(rows)
+        if curve in row
+    ]
 
 
 def _round(value: float, digits: int = 5) -> float:

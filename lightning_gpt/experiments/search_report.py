@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from lightning_gpt.experiments.comparisons import comparisons_of, unit_of
+from lightning_gpt.experiments.machine import hardware_in_words
 from lightning_gpt.experiments.results import save_results
 from lightning_gpt.experiments.search_figures import draw_history, draw_importance, draw_slices, short_names
 from lightning_gpt.experiments.settings import nested
@@ -186,10 +187,8 @@ def setup(results: dict[str, Any]) -> str:
 
 def machine(results: dict[str, Any]) -> str:
     """Hardware and versions."""
-    hardware = results["hardware"]
-    gpus = f", {', '.join(hardware['gpus'])}" if hardware["gpus"] else ""
     names = ", ".join(f"{name} {number}" for name, number in results["versions"].items())
-    return f"{hardware['cpu']}, {hardware['cores']} core(s), {hardware['threads']} thread(s) a run{gpus}; {names}."
+    return f"{hardware_in_words(results['hardware'])}; {names}."
 
 
 def _settings(settings: dict[str, Any]) -> str:

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from lightning_gpt.experiments.engines import LocalEngine
+from lightning_gpt.experiments.machine import hardware, versions
 from lightning_gpt.experiments.plan import budget_in_words, plan_cells
-from lightning_gpt.experiments.results import collect_results, hardware, versions
+from lightning_gpt.experiments.results import collect_results
 from lightning_gpt.experiments.runner import run_cells
 from lightning_gpt.experiments.search_run import OUTCOME
 from lightning_gpt.experiments.search_space import Choices, Range

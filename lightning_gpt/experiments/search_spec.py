@@ -111,6 +111,11 @@ def _checked(path: Path, content: dict[str, Any]) -> Search:
     if not str(metric).startswith("val/"):
         raise ValueError(f"metric={metric!r} must be one of validation, such as val/loss")
     base = checked_experiment(path, {**shared, "metrics": [metric], "variants": {"trial": {}}, "against": "none"})
+    if base.knows_seconds:
+        raise ValueError(
+            "budget.seconds would measure each trial's step anew, and compare trials of unequal lengths by its noise: "
+            "give max_steps, tokens or training_flops"
+        )
     trials = content["trials"]
     if isinstance(trials, bool) or not isinstance(trials, int) or trials < 1:
         raise ValueError(f"trials={trials!r} must be a whole number of at least 1")

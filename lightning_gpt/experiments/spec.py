@@ -4,7 +4,7 @@
     expectation: ...                       what one should find, written before the run
     configs: [configs/pretrain/x.yaml]     as -c of `lightning-gpt fit`, paths as it takes them
     prepare: {source: shakespeare, tokenizer: char}     optional: the corpus, as `lightning-gpt prepare` takes it
-    budget: {max_steps: 400}               or tokens, training_flops, bytes: the same for every variant
+    budget: {max_steps: 400}               or tokens, training_flops, bytes, seconds: the same for every variant
     overrides: {data.init_args.batch_size: 12}          settings common to all, dotted
     variants:                              the first is the baseline
       none: {model.init_args.schedule.init_args.warmup_steps: 0}
@@ -15,11 +15,15 @@
     seeds: [1, 2, 3]
     more_seeds: {low-*: [4, 5]}            optional: further seeds of the variants that match
     metrics: [val/loss]                    the first decides, smaller is better
-    equal: {training_flops: 0.02}          or parameters, tokens: refused when a variant differs by more
+    equal: {training_flops: 0.02}          or parameters, tokens, seconds: refused when a variant differs by more
     against: previous                      a ladder: each variant is compared with the one before it; none: nothing is
     smoke: {prepare.source: shakespeare}   settings for `--smoke` alone
 
 A variant's keys that begin with `prepare.` change its corpus; `budget.tokens: 4e6` and its like change its budget.
+
+Seconds are those of training on this machine, without the start of the process and the validations. Before the first
+run a short one measures what a step of each variant takes, which fixes its number of steps for all seeds and for good
+(wall_time.py).
 """
 
 import fnmatch
@@ -77,7 +81,7 @@ class Experiment:
     grid: dict[str, list[str]] = field(default_factory=dict)
     """Factor -> its levels; a variant of the grid is named by its levels, joined with '-'."""
     budget: dict[str, float] = field(default_factory=dict)
-    """One of max_steps, tokens, training_flops, bytes -> how many of them each run gets; may be missing where
+    """One of max_steps, tokens, training_flops, bytes, seconds -> how many of them each run gets; may be missing where
     every variant has its own."""
     more_seeds: dict[str, list[int]] = field(default_factory=dict)
     """Pattern of variants' names -> seeds that they run with beside `seeds`."""
@@ -101,8 +105,8 @@ class Experiment:
     """What a variant is compared with: the baseline, the previous one (a ladder, where each step keeps those before
     it), or none."""
     equal: dict[str, float] = field(default_factory=dict)
-    """parameters, training_flops, tokens -> by which share a variant may differ from the baseline; checked
-    before the runs."""
+    """parameters, training_flops, tokens, seconds -> by which share a variant may differ from the baseline; checked
+    before the runs (seconds as foretold from the measured step)."""
     identical_within: float | None = None
     """Variants are one computation by several means: the largest difference of `curve` to the baseline's, at any step
     and in nats, that still counts as the same."""
@@ -121,6 +125,12 @@ class Experiment:
     def baseline(self) -> str:
         """The variant that the others are compared with."""
         return next(iter(self.variants))
+
+    @property
+    def knows_seconds(self) -> bool:
+        """Whether it asks what a step takes: a budget of seconds, or equality in them."""
+        budgets = [self.budget, self.equal, *(variant.budget for variant in self.variants.values())]
+        return any("seconds" in one for one in budgets)
 
     @property
     def compares(self) -> bool:

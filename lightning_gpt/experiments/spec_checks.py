@@ -10,8 +10,8 @@ from typing import Any
 
 from lightning_gpt.nn import GPTConfig
 
-EQUAL = ("parameters", "training_flops", "tokens")
-BUDGETS = ("max_steps", "tokens", "training_flops", "bytes")
+EQUAL = ("parameters", "training_flops", "tokens", "seconds")
+BUDGETS = ("max_steps", "tokens", "training_flops", "bytes", "seconds")
 METRICS = ("val/loss", "val/perplexity", "val/bits_per_byte", "train/loss", "train/perplexity")
 FAMILIES = re.compile(r"val/loss_at_\d+|experts/(max_violation|min_load|dropped|entropy)")
 """Metrics that only some runs have: longer validation windows, a mixture of experts."""

@@ -3,12 +3,14 @@
 from typing import Any
 
 from lightning_gpt.experiments.comparisons import comparisons_of, is_ladder, variant_values
+from lightning_gpt.experiments.machine import hardware_in_words
 from lightning_gpt.experiments.statistics import Comparison, estimate
 
 KINDS = {
     "parameters": "parameters",
     "training_flops": "training FLOPs",
     "tokens": "tokens",
+    "seconds": "foretold seconds of training",
 }
 
 
@@ -118,6 +120,31 @@ def cost_table(results: dict[str, Any]) -> str:
     return markdown(["variant", "parameters", "steps", *costs], rows)
 
 
+def wall_time_table(results: dict[str, Any]) -> str:
+    """A row a variant: the step as measured, the steps that it fixed, what they took; "" where nobody asked."""
+    rows = []
+    for name in results["variants"]:
+        cells = [cell for cell in results["cells"] if cell["variant"] == name]
+        if not cells[0].get("step_seconds"):
+            continue
+        took = [cell["training_seconds"] for cell in cells if cell["training_seconds"] and cell["status"] == "done"]
+        foretold = cells[0]["foretold_seconds"]
+        mean = sum(took) / len(took) if took else None
+        rows.append(
+            [
+                f"`{name}`",
+                f"{1000 * cells[0]['step_seconds']:.4g}",
+                f"{cells[0]['steps']:,}",
+                f"{foretold:.1f}",
+                f"{mean:.1f}" if took else "-",
+                f"{min(took):.1f} to {max(took):.1f}" if took else "-",
+                f"{mean / foretold - 1:+.1%}" if took else "-",
+            ]
+        )
+    heading = ["variant", "ms a step, measured before", "steps", "foretold s", "trained s, mean", "range", "off by"]
+    return markdown(heading, rows) if rows else ""
+
+
 def _parameters(cell: dict[str, Any]) -> str:
     total, active = cell.get("parameters"), cell.get("active_parameters")
     if total is None:
@@ -133,12 +160,10 @@ def _mean(cells: list[dict[str, Any]], key: str, form: str = ",.0f", scale: floa
 def machine(results: dict[str, Any]) -> str:
     """Hardware, versions, total time, and a digest of all settings."""
     hardware, versions = results["hardware"], results["versions"]
-    gpus = f", {', '.join(hardware['gpus'])}" if hardware["gpus"] else ""
-    threads = f", {hardware['threads']} thread(s) a run" if "threads" in hardware else ""
     resumed = sum(cell["attempts"] > 1 for cell in results["cells"])
     total = sum(cell["seconds"] for cell in results["cells"])
     text = (
-        f"{hardware['cpu']}, {hardware['cores']} core(s){threads}{gpus}; "
+        f"{hardware_in_words(hardware)}; "
         f"{', '.join(f'{name} {number}' for name, number in versions.items())}. All {len(results['cells'])} runs "
         f"took {total / 60:.1f} minutes; seconds include the start of the process and the validations."
     )

@@ -38,12 +38,13 @@ class Calibration:
         return self.start_seconds + steps * self.step_seconds + validations * self.validation_seconds
 
 
-def calibrate(fit: Sequence[str], steps: int = STEPS) -> Calibration:
+def calibrate(fit: Sequence[str], steps: int = STEPS, validate: bool = True) -> Calibration:
     """Runs `lightning-gpt fit` for a few steps and one validation, in a directory that is thrown away.
 
     Args:
         fit: arguments of `lightning-gpt fit`, such as -c files.
         steps: optimizer steps, at least INTERVALS.
+        validate: measure a validation; else one batch of it is all there is, and validation_seconds means nothing.
 
     Raises:
         ValueError: too few steps.
@@ -55,6 +56,8 @@ def calibrate(fit: Sequence[str], steps: int = STEPS) -> Calibration:
     steps = interval * INTERVALS
     with tempfile.TemporaryDirectory(prefix="calibration_") as scratch:
         trainer = {"max_steps": steps, "log_every_n_steps": interval, "val_check_interval": steps}
+        if not validate:
+            trainer["limit_val_batches"] = 1
         run = {"dir": scratch, "name": "run", "tensorboard": False}
         short = Path(scratch, "short.yaml")
         short.write_text(yaml.safe_dump({"run": run, "trainer": trainer}))
