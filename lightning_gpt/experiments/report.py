@@ -13,10 +13,20 @@ from lightning_gpt.experiments.comparisons import (
     unit_of,
     variant_values,
 )
+from lightning_gpt.experiments.fewer_seeds import FIGURE_FILE as FEWER_FILE
+from lightning_gpt.experiments.fewer_seeds import VERDICTS, draw_fewer_seeds, fewer_seeds_rows
 from lightning_gpt.experiments.figure import FIGURE_FILE, POSITIONS_FILE, common_points, draw_curves, draw_positions
 from lightning_gpt.experiments.results import LOAD_PREFIX
 from lightning_gpt.experiments.statistics import estimate
-from lightning_gpt.experiments.tables import cost_table, machine, p_text, results_table, setup, wall_time_table
+from lightning_gpt.experiments.tables import (
+    cost_table,
+    machine,
+    markdown,
+    p_text,
+    results_table,
+    setup,
+    wall_time_table,
+)
 
 REPORT_FILE = "report.md"
 HOW_TO_READ = (
@@ -26,6 +36,12 @@ HOW_TO_READ = (
     "narrow for so few values and is there to compare. Effect is Hedges' g of the paired differences. p is that of the "
     "paired t test, corrected for the number of comparisons in the table (Holm); a verdict needs p < 0.05, so an "
     "interval that just excludes zero may be no verdict."
+)
+HOW_FEWER_WERE_READ = (
+    "Every choice of so many of the seeds (10,000 random ones where there are more) is read as an experiment of its "
+    "own; the table tells how often it came to which verdict. Power is how often the t test should find a true "
+    "difference of the mean and deviation that all seeds together have. Choices overlap, so the shares of the larger "
+    "ones are nearer to the verdict of all than fresh runs would be."
 )
 HOW_TIME_WAS_KEPT = (
     "A short run before the first one measured what a step takes; that fixed the number of steps, the same for all "
@@ -42,7 +58,9 @@ def write_report(results: dict[str, Any], directory: Path) -> Path:
         directory: where they go.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    figures = [path.name for draw in (draw_positions, draw_curves) if (path := draw(results, directory))]
+    figures = [
+        path.name for draw in (draw_positions, draw_curves, draw_fewer_seeds) if (path := draw(results, directory))
+    ]
     pictures = (f"{LOAD_PREFIX}{variant}.png" for variant in results["variants"])
     figures += [name for name in pictures if (directory / name).exists()]
     path = directory / REPORT_FILE
@@ -69,6 +87,12 @@ def report_text(results: dict[str, Any], figures: Collection[str] = (FIGURE_FILE
     for variant in results["variants"]:
         if (name := f"{LOAD_PREFIX}{variant}.png") in figures:
             parts.append(f"Loads of the experts at the end, `{variant}`, first seed:\n\n![{variant}]({name})")
+    if results.get("fewer_seeds"):
+        rows = fewer_seeds_rows(results)
+        heading = ["variant", "seeds", *VERDICTS, "power"]
+        parts += ["## With fewer seeds", markdown(heading, rows), HOW_FEWER_WERE_READ]
+        if FEWER_FILE in figures:
+            parts.append(f"![Verdicts over the number of seeds]({FEWER_FILE})")
     if table := wall_time_table(results):
         parts += ["## Wall time", table, HOW_TIME_WAS_KEPT]
     parts += ["## Set-up", setup(results), "## Cost", cost_table(results), machine(results)]

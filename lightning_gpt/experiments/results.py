@@ -51,6 +51,7 @@ def collect_results(experiment: Experiment, cells: list[Cell], command: str) -> 
         "equal": experiment.equal,
         "against": experiment.against,
         "identical_within": experiment.identical_within,
+        "fewer_seeds": experiment.fewer_seeds,
         "corpora": {name: _corpus(cell) for name, cell in one_of_each.items()},
         "hardware": hardware(),
         "versions": versions(),

@@ -17,6 +17,7 @@
     metrics: [val/loss]                    the first decides, smaller is better
     equal: {training_flops: 0.02}          or parameters, tokens, seconds: refused when a variant differs by more
     against: previous                      a ladder: each variant is compared with the one before it; none: nothing is
+    fewer_seeds: [2, 3, 5]                 optional: how often so many of the seeds would have given the same verdict
     smoke: {prepare.source: shakespeare}   settings for `--smoke` alone
 
 A variant's keys that begin with `prepare.` change its corpus; `budget.tokens: 4e6` and its like change its budget.
@@ -110,6 +111,9 @@ class Experiment:
     identical_within: float | None = None
     """Variants are one computation by several means: the largest difference of `curve` to the baseline's, at any step
     and in nats, that still counts as the same."""
+
+    fewer_seeds: list[int] = field(default_factory=list)
+    """Numbers of seeds, at most all: the report tells how often so many would have given which verdict."""
 
     @property
     def name(self) -> str:
@@ -213,7 +217,21 @@ def checked_experiment(path: Path, content: dict[str, Any]) -> Experiment:
             f"seeds={values['seeds']!r}: a comparison needs at least two (one run says nothing about the next); say "
             "`against: none` to run variants without comparing them"
         )
+    _check_fewer(experiment)
     return experiment
+
+
+def _check_fewer(experiment: Experiment) -> None:
+    """Refuses numbers of seeds that cannot be chosen, and those of an experiment without verdicts."""
+    given = experiment.fewer_seeds
+    if not given and isinstance(given, list):
+        return
+    most = min(len(variant.seeds) for variant in experiment.variants.values())
+    counts = isinstance(given, list) and all(type(n) is int and 2 <= n <= most for n in given)
+    if not counts or sorted(set(given)) != given:
+        raise ValueError(f"fewer_seeds={given!r} must be rising whole numbers from 2 to {most}, the seeds of a variant")
+    if not experiment.compares:
+        raise ValueError("fewer_seeds asks for verdicts, but nothing is compared: leave it out")
 
 
 def _variant(where: str, name: str, settings: Any) -> Variant:
