@@ -46,6 +46,28 @@ def verdict_shares(differences: Mapping[str, Sequence[float]], n: int, most: int
     return {name: dict(zip(VERDICTS, map(float, one))) for name, one in zip(differences, shares)}
 
 
+def unpaired_shares(
+    pairs: Mapping[str, tuple[Sequence[float], Sequence[float]]], n: int, most: int = MOST
+) -> dict[str, float] | None:
+    """variant -> how often Welch's t test finds a difference between n of its seeds and n others of its reference: what
+    the same number of runs is worth without pairing. Holm's correction as in verdict_shares.
+
+    Args:
+        pairs: variant -> its values and its reference's, by seed, in the same order for all.
+        n: seeds of each side; None is given where the seeds are fewer than twice as many.
+        most: random choices.
+    """
+    values_V2S = np.array([list(both) for both in pairs.values()], dtype=np.float64)
+    if 2 * n > (seeds := values_V2S.shape[-1]):
+        return None
+    generator = np.random.default_rng(0)
+    order_PS = generator.permuted(np.tile(np.arange(seeds), (most, 1)), axis=1)
+    ours_VPN, theirs_VPN = values_V2S[:, 0][:, order_PS[:, :n]], values_V2S[:, 1][:, order_PS[:, n : 2 * n]]
+    p_VP = stats.ttest_ind(ours_VPN, theirs_VPN, axis=-1, equal_var=False).pvalue
+    found_PV = np.array([holm(list(p_V)) for p_V in p_VP.T]) < LEVEL
+    return dict(zip(pairs, map(float, found_PV.mean(0))))
+
+
 def _parts(seeds: int, n: int, most: int) -> Iterator[Sequence[int]]:
     """Choices of n out of all seeds: all of them, or `most` drawn with a fixed seed."""
     combinations = itertools.combinations(range(seeds), n)
@@ -56,27 +78,33 @@ def _parts(seeds: int, n: int, most: int) -> Iterator[Sequence[int]]:
     return (generator.choice(seeds, n, replace=False) for _ in range(most))
 
 
-def _differences(results: dict[str, Any]) -> dict[str, list[float]]:
-    """variant -> differences of the first metric, over the seeds that every variant has finished."""
+def _pairs(results: dict[str, Any]) -> dict[str, tuple[list[float], list[float]]]:
+    """variant -> its values of the first metric and its reference's, over the seeds that every variant has finished."""
     metric = results["metrics"][0]
     values = {name: variant_values(results, name, metric) for name in results["variants"]}
     seeds = sorted(set.intersection(*(set(one) for one in values.values())))
-    others = list(results["variants"])[1:]
-    return {name: [values[name][seed] - values[reference(results, name)][seed] for seed in seeds] for name in others}
+    by_variant = {name: [one[seed] for seed in seeds] for name, one in values.items()}
+    return {name: (by_variant[name], by_variant[reference(results, name)]) for name in list(values)[1:]}
+
+
+def _differences(results: dict[str, Any]) -> dict[str, list[float]]:
+    return {name: [a - b for a, b in zip(*both)] for name, both in _pairs(results).items()}
 
 
 def fewer_seeds_rows(results: dict[str, Any]) -> list[list[str]]:
-    """Rows of the report's table: variant, seeds, shares of the verdicts, and the power that the t test should have."""
+    """Rows of the report's table: variant, seeds, shares of the verdicts, the power that the t test should have, the
+    share of findings without pairing."""
     differences = _differences(results)
     compared, rows = comparisons_of(results, results["metrics"][0]), []
     sizes = [n for n in results.get("fewer_seeds") or [] if n <= len(next(iter(differences.values())))]
     for n in sizes:
-        shares = verdict_shares(differences, n)
+        shares, unpaired = verdict_shares(differences, n), unpaired_shares(_pairs(results), n)
         for name, one in shares.items():
             whole = compared[name].difference
             level = LEVEL / len(differences)
             known = f"{power(n, whole.mean, whole.deviation, level):.0%}" if whole.deviation else "-"
             rows.append([f"`{name}`", str(n), *(f"{one[verdict]:.1%}" for verdict in VERDICTS), known])
+            rows[-1].append(f"{unpaired[name]:.1%}" if unpaired else "-")
     return rows
 
 

@@ -41,7 +41,8 @@ HOW_FEWER_WERE_READ = (
     "Every choice of so many of the seeds (10,000 random ones where there are more) is read as an experiment of its "
     "own; the table tells how often it came to which verdict. Power is how often the t test should find a true "
     "difference of the mean and deviation that all seeds together have. Choices overlap, so the shares of the larger "
-    "ones are nearer to the verdict of all than fresh runs would be."
+    "ones are nearer to the verdict of all than fresh runs would be. Found unpaired: how often Welch's t test, in "
+    "either direction, finds the difference between as many runs whose seeds differ."
 )
 HOW_TIME_WAS_KEPT = (
     "A short run before the first one measured what a step takes; that fixed the number of steps, the same for all "
@@ -89,7 +90,7 @@ def report_text(results: dict[str, Any], figures: Collection[str] = (FIGURE_FILE
             parts.append(f"Loads of the experts at the end, `{variant}`, first seed:\n\n![{variant}]({name})")
     if results.get("fewer_seeds"):
         rows = fewer_seeds_rows(results)
-        heading = ["variant", "seeds", *VERDICTS, "power"]
+        heading = ["variant", "seeds", *VERDICTS, "power", "found unpaired"]
         parts += ["## With fewer seeds", markdown(heading, rows), HOW_FEWER_WERE_READ]
         if FEWER_FILE in figures:
             parts.append(f"![Verdicts over the number of seeds]({FEWER_FILE})")

@@ -6,7 +6,13 @@ import pytest
 from scipy import stats
 
 from lightning_gpt.experiments import load_experiment
-from lightning_gpt.experiments.fewer_seeds import VERDICTS, draw_fewer_seeds, fewer_seeds_rows, verdict_shares
+from lightning_gpt.experiments.fewer_seeds import (
+    VERDICTS,
+    draw_fewer_seeds,
+    fewer_seeds_rows,
+    unpaired_shares,
+    verdict_shares,
+)
 from lightning_gpt.experiments.report import report_text
 from lightning_gpt.experiments.statistics import compare, power
 
@@ -42,6 +48,21 @@ def test_without_a_difference_one_in_twenty_is_a_false_verdict():
     shares = verdict_shares(drawn(3, 20_000, same=0.0), 4, most=4_000)["same"]
     assert shares["not distinguishable"] == pytest.approx(0.95, abs=0.015)
     assert stats.binomtest(round(4_000 * shares["better"]), 4_000, 0.025).pvalue > 1e-3
+
+
+def test_without_pairing_what_the_seeds_share_drowns_a_difference():
+    """Seeds that differ by ten times the difference: n = 8 pairs always see it, n = 8 runs a side hardly ever."""
+    generator = np.random.default_rng(5)
+    shared = generator.normal(0, 10.0, 4_000)
+    ours, theirs = shared - 1.0 + generator.normal(0, 0.1, 4_000), shared
+    assert verdict_shares({"good": ours - theirs}, 8, most=500)["good"]["better"] == 1
+    assert unpaired_shares({"good": (ours, theirs)}, 8, most=500)["good"] < 0.1
+    independent = {"good": (generator.normal(-2, 1, 4_000), generator.normal(0, 1, 4_000))}
+    # Two-sample power of d = 2 at n = 8 (noncentral t with 14 degrees of freedom).
+    critical, shift = stats.t.ppf(0.975, 14), 2 * np.sqrt(8 / 2)
+    foreseen = stats.nct.sf(critical, 14, shift) + stats.nct.cdf(-critical, 14, shift)
+    assert unpaired_shares(independent, 8, most=2_000)["good"] == pytest.approx(foreseen, abs=0.03)
+    assert unpaired_shares({"good": (ours[:6], theirs[:6])}, 4) is None
 
 
 def test_equal_differences_are_no_surprise():
