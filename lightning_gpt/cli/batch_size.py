@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,15 @@ POLL_SECONDS = 0.02
 NO_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory")
 """What torch and the system say when there is none left."""
 
+NOISE_STEPS = 8
+"""The fewest that tell anything."""
+QUARTERS = 4
+HOW_NOISE_IS_READ = (
+    "Windows at which a step is half signal, half noise (B_simple, McCandlish et al., 2018, appendix A.1), from the "
+    "norms of micro-batches and of their mean, in each quarter of the run; ± is the standard error over steps. It is "
+    "an order of magnitude: far below it twice the batch is worth twice the steps, far above it it is wasted."
+)
+
 
 def batch_size_command(
     fit: list[str] | None = None,
@@ -21,6 +31,7 @@ def batch_size_command(
     most: int = 4096,
     slowest: float = 10.0,
     steps: int = 3,
+    noise: int = 0,
     out: str = "runs/batch_size",
 ) -> None:
     """Find the largest micro-batch that fits, the speed of each size, and the smallest within 5% of the best speed.
@@ -35,6 +46,8 @@ def batch_size_command(
         most: windows tried at most.
         slowest: seconds of an optimizer step, beyond which no larger batch is tried.
         steps: optimizer steps that are timed, after two that are not.
+        noise: optimizer steps of one more run, which measures the gradient noise scale: the batch beyond which a larger
+            one is wasted (McCandlish et al., 2018); 0: none. It grows as the loss falls, so give a few hundred.
         out: directory of batch_size.md, batch_size.png and batch_size.json.
     """
     from lightning_gpt.cli.settings_check import parsed_arguments
@@ -51,6 +64,8 @@ def batch_size_command(
     from lightning_gpt.experiments.tables import markdown
     from lightning_gpt.planning.memory_budget import free_memory, parse_memory
 
+    if noise and not noise >= NOISE_STEPS:
+        raise ValueError(f"noise={noise} must be 0 or at least {NOISE_STEPS} optimizer steps")
     for name, value in (("most", most), ("slowest", slowest), ("steps", steps)):
         if value <= 0:
             raise ValueError(f"{name}={value} must be positive")
@@ -73,8 +88,11 @@ def batch_size_command(
             f"For the {windows} windows a step that the configuration has, on each device: --data.batch_size "
             f"{kept[0].size} --trainer.accumulate_grad_batches {kept[1]}"
         )
+    noises = _noise_scales(fit, windows, sizes.largest, noise) if noise else []
+    if noises:
+        lines.append(_noise_in_words(noises[-1], windows, block_size))
     command = f"lightning-gpt experiment batch_size {' '.join(fit)}" + (f" --memory {memory}" if memory else "")
-    command += f" --most {most} --slowest {slowest:g} --steps {steps}"
+    command += f" --most {most} --slowest {slowest:g} --steps {steps}" + (f" --noise {noise}" if noise else "")
     machine = hardware()
     device = ", ".join(machine["gpus"]) or f"{machine['cpu']}, {machine['cores']} core(s)"
     allowed = f"; limit {limit / 2**30:.2f} GiB" if limit else ""
@@ -87,6 +105,7 @@ def batch_size_command(
             table,
             f"{block_size} tokens a window{allowed}. {device}; {', '.join(' '.join(v) for v in versions().items())}.",
             f"![Speed and memory]({FIGURE_FILE})",
+            *(["## Gradient noise scale", _noise_table(noises, markdown), HOW_NOISE_IS_READ] if noises else []),
         ]
     )
     directory = Path(out)
@@ -100,6 +119,7 @@ def batch_size_command(
         "end": sizes.end,
         "recommended": best.size,
         "measured": [vars(one) for one in sizes.measured],
+        "noise": [{"from_step": begin, "to_step": end, **vars(one)} for begin, end, one in noises],
         "hardware": machine,
         "versions": versions(),
     }
@@ -110,6 +130,58 @@ def batch_size_command(
     draw_sizes(sizes, limit, directory / FIGURE_FILE)
     print("\n".join(lines))
     print(directory / "batch_size.md")
+
+
+def _noise_scales(fit: list[str], windows: int, largest: int, steps: int) -> list[Any]:
+    """(first step, last step, NoiseScale in windows) of each quarter of a run of so many steps."""
+    from lightning_gpt.cli.measured_run import measured_settings
+    from lightning_gpt.optim.noise_scale import noise_scale
+
+    size = next((one for one in range(windows // 4, 1, -1) if windows % one == 0 and one <= largest), 1)
+    if windows == size:
+        raise ValueError("noise: a step of one window has no parts to compare: raise data.batch_size")
+    print(f"measuring the gradient noise scale: {steps} steps of {windows // size} x {size} windows", file=sys.stderr)
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
+        path = place / "norms.json"
+        callback = {
+            "class_path": "lightning_gpt.callbacks.gradient_norms.GradientNorms",
+            "init_args": {"path": str(path), "steps": steps},
+        }
+        settings = measured_settings(place, steps, callback)
+        settings["trainer"]["accumulate_grad_batches"] = windows // size
+        settings["data"] = {"init_args": {"batch_size": size}}
+        (place / "noise.yaml").write_text(json.dumps(settings))
+        command = [sys.executable, "-m", "lightning_gpt", "fit", *fit, "-c", str(place / "noise.yaml")]
+        done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        if not path.exists():
+            last = done.stderr.strip().splitlines()[-1:] or ["no message"]
+            raise RuntimeError(f"the run for the noise scale failed: {last[0].removeprefix('lightning-gpt: error: ')}")
+        norms = json.loads(path.read_text())
+    ends = [steps * quarter // QUARTERS for quarter in range(QUARTERS + 1)]
+    return [
+        (begin + 1, end, noise_scale(size, windows, norms["small"][begin:end], norms["large"][begin:end]))
+        for begin, end in pairwise(ends)
+    ]
+
+
+def _noise_in_words(last: Any, windows: int, block_size: int) -> str:
+    import math
+
+    begin, end, found = last
+    if not math.isfinite(found.scale):
+        return f"Gradient noise scale, steps {begin} to {end}: beyond what {windows} windows a step can tell."
+    told = f"{found.scale:,.3g} ± {found.error:.2g} windows ({found.scale * block_size:,.3g} tokens)"
+    share = found.scale / windows
+    return f"Gradient noise scale, steps {begin} to {end}: {told}, {share:.2g} times the configuration's step."
+
+
+def _noise_table(noises: list[Any], markdown: Any) -> str:
+    rows = [
+        [f"{begin} to {end}", f"{one.scale:,.3g} ± {one.error:.2g}", f"{one.signal:.3g}", f"{one.noise:.3g}"]
+        for begin, end, one in noises
+    ]
+    return markdown(["steps", "noise scale, windows", "signal, squared norm", "noise of one window"], rows)
 
 
 class _Trial:

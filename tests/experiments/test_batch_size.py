@@ -97,16 +97,23 @@ def test_a_real_run_and_one_over_its_limit(recipe, tmp_path):
         environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
         return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
 
-    done = call("--data.block_size", "8", "--most", "2", "--steps", "2")
+    done = call("--data.block_size", "8", "--most", "2", "--steps", "2", "--noise", "8")
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "runs/batch_size/batch_size.json").read_text())
     assert [one["size"] for one in found["measured"]] == [1, 2] and found["block_size"] == 8
     assert all(one["peak_bytes"] > 2**26 and one["tokens_per_second"] > 0 for one in found["measured"])
     report = (tmp_path / "runs/batch_size/batch_size.md").read_text()
     assert "| accumulation for 4 windows |" in report and "--data.batch_size" in report
+    assert [(one["from_step"], one["to_step"], one["steps"]) for one in found["noise"]] == [
+        (1, 2, 2), (3, 4, 2), (5, 6, 2), (7, 8, 2)
+    ]  # fmt: skip
+    assert all(one["noise"] > 0 for one in found["noise"])
+    assert "Gradient noise scale, steps 7 to 8: " in done.stdout and "| 1 to 2 | " in report
     assert (tmp_path / "runs/batch_size/batch_size.png").exists()
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["batch_size"], "nothing of the runs is kept"
     over = call("--memory", "50MiB")
+    few = call("--noise", "3")
+    assert few.returncode == 2 and "noise=3 must be 0 or at least 8 optimizer steps" in few.stderr
     assert over.returncode == 2 and "not even one window fits" in over.stderr
     assert "1 windows: do not fit" in over.stderr
 
