@@ -1,14 +1,24 @@
 """Answers that can be checked: a number or word found by a regular expression against a column of the data."""
 
 import re
+from fractions import Fraction
 from typing import Any
 
+from lightning_gpt.rewards.protocol import checked
+
 PATTERNS = {
-    "last_number": r"(-?\d[\d,]*(?:\.\d+)?)(?!.*\d)",
-    "hashes": r"####\s*(-?[\d,.]+)",
-    "boxed": r"\\boxed\{([^{}]*)\}",
+    "last_number": r"(?<!\d)(-?\d[\d,]*+(?:\.\d++)?+)(?!.*\d)",
+    "hashes": r"####\s*(-?\$?[\d,.]+)",
+    "boxed": r"\\boxed\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}(?!.*\\boxed)",
 }
-"""By name: the last number; GSM8K's "#### 42"; LaTeX's boxed answer."""
+"""By name: the last number (a minus between digits is a subtraction); GSM8K's "#### 42", the first as lm-eval's
+strict match has it; LaTeX's boxed answer, the last as for MATH (Hendrycks et al., 2021), with braces two deep in it.
+Possessive, so that a policy's thousand digits in a row cost no more than its words."""
+
+_THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
+_DECIMAL = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)")
+_RATIO = re.compile(r"([+-]?\d+)\s*/\s*(\d+)")
+_LATEX_RATIO = re.compile(r"([+-]?)\\[dt]?frac\{(\d+)\}\{(\d+)\}")
 
 
 class RegexVerifier:
@@ -52,13 +62,25 @@ class RegexVerifier:
         return 1.0 if normal(given[1]) == normal(wanted_text) else self.partial
 
 
-def normal(answer: str) -> str | float:
-    """A number as a number (1,000 = 1000.0), other text without case and outer space."""
-    text = answer.strip().rstrip(".").replace(",", "").replace("$", "")
+def normal(answer: str) -> Fraction | str:
+    """A number as a number, other text without case and outer space.
+
+    Equal: 1,000 and $1000.00; 50 and 50%; 1/2, 0.5 and \\frac{1}{2}. A comma that does not part thousands is kept, or
+    the pair 1,2 would be the number 12. Exponents stay text: 1e999999999 is not worth its memory.
+    """
+    text = answer.strip().rstrip(".,").replace("\\$", "$").replace("\\%", "%")
+    number = text.replace("$", "").removesuffix("%").strip()
+    if _THOUSANDS.fullmatch(number):
+        number = number.replace(",", "")
+    ratio = _RATIO.fullmatch(_LATEX_RATIO.sub(r"\1\2/\3", number))
     try:
-        return float(text)
-    except ValueError:
-        return text.casefold()
+        if ratio and int(ratio[2]):
+            return Fraction(int(ratio[1]), int(ratio[2]))
+        if _DECIMAL.fullmatch(number):
+            return Fraction(number)
+    except ValueError:  # Python refuses thousands of digits
+        pass
+    return text.casefold()
 
 
 class Weighted:
@@ -75,8 +97,12 @@ class Weighted:
         self.rewards, self.weights = rewards, weights
 
     def __call__(self, prompts: list[str], completions: list[str], **columns: list[Any]) -> list[float]:
-        """Sums."""
-        each = [reward(prompts, completions, **columns) for reward in self.rewards]
+        """Sums.
+
+        Raises:
+            ValueError: as checked, naming the reward of the sum that is at fault.
+        """
+        each = [checked(reward, prompts, completions, columns) for reward in self.rewards]
         return [sum(w * score for w, score in zip(self.weights, row)) for row in zip(*each)]
 
 

@@ -29,6 +29,19 @@ def test_the_lexicon_is_vaders():
         ("hashes", "42", "#### 42", 0.0),
         ("boxed", r"\boxed{x + 1}", "X + 1", 1.0),
         (r"answer: (\w+)", "my answer: Paris", "paris", 1.0),
+        ("hashes", "#### $1,000.", "1000", 1.0),
+        ("hashes", "#### 1, no: #### 42", "1", 1.0),  # the first, as in lm-eval's strict match
+        ("last_number", "half, 50%", "50", 1.0),
+        ("boxed", r"first \boxed{7}, then \boxed{\frac{1}{2}}", "0.5", 1.0),
+        ("boxed", r"\boxed{-\dfrac{3}{6}}", r"\boxed{-1/2}", 1.0),
+        ("boxed", r"\boxed{\sqrt{x^{2}}}", r"\boxed{\sqrt{x^{2}}}", 1.0),
+        ("boxed", r"\boxed{1,2}", "12", 0.1),  # a pair is no number
+        ("boxed", r"\boxed{1/0}", "1/0", 1.0),
+        ("boxed", r"\boxed{1e999999999}", "3", 0.1),
+        ("boxed", r"\boxed{nan}", "NaN", 1.0),
+        ("last_number", "so 10-4", "4", 1.0),
+        ("last_number", "so -4.50", "-4.5", 1.0),
+        ("last_number", "9" * 5000, "9", 0.1),
     ],
 )
 def test_verifier(pattern, text, answer, score):
@@ -47,6 +60,8 @@ def test_bad_rewards_are_named():
         (lambda: RegexVerifier()([""], ["1"]), "is no column of the data"),
         (lambda: RegexVerifier()([""], ["1"], answer=[None]), "a row has no answer"),
         (lambda: Weighted([], []), "give one each"),
+        (lambda: Weighted([LengthPenalty(), lambda p, c: [1.0]], [1, 1])(["", ""], ["", ""]), "1 numbers for 2"),
+        (lambda: Weighted([lambda p, c: [0.0, float("nan")]], [1])(["q", "r"], ["", ""]), "is nan for row 1"),
         (lambda: checked(lambda p, c: [None], ["q"], ["a"], {}), "is None for row 0, prompt 'q', answer 'a'"),
         (lambda: open_judge("http://localhost:1/v1"), "names no model"),
     ):
