@@ -1,12 +1,10 @@
-import json
-import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
+import math
 
 import pytest
 import torch
 
-from lightning_gpt.rewards import JudgeReward, LengthPenalty, Lexicon, RegexVerifier, Weighted, checked, open_judge
-from lightning_gpt.rewards.judge import ModelJudge, RemoteJudge, RewardJudge
+from lightning_gpt.rewards import LengthPenalty, Lexicon, RegexVerifier, Weighted, checked, open_judge
+from lightning_gpt.rewards.judge import ModelJudge, RewardJudge
 
 
 def test_the_lexicon_is_vaders():
@@ -69,55 +67,60 @@ def test_bad_rewards_are_named():
             make()
 
 
-class _Biased(BaseHTTPRequestHandler):
-    """A judge that likes what is longer, and always the first a little; the second request fails once."""
+def test_a_model_judges_by_probabilities(wide_model):
+    from lightning_gpt.hub import open_model
+    from lightning_gpt.rewards.judge import COMPARE
 
-    seen = 0
-
-    def do_POST(self):
-        type(self).seen += 1
-        if type(self).seen == 2:
-            self.send_error(503)
-            return
-        question = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["messages"][0]["content"]
-        if "Grade the answer" in question:
-            said = "Grade: 7.5"
-        else:
-            first, second = question.split("Answer A:\n")[1].split("\n\nThe better")[0].split("\n\nAnswer B:\n")
-            said = "A" if len(first) >= len(second) else "The better one is B."
-        body = json.dumps({"choices": [{"message": {"content": said}}]}).encode()
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *args):
-        pass
-
-
-@pytest.fixture
-def server():
-    server = HTTPServer(("127.0.0.1", 0), _Biased)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/v1#judge"
-    server.shutdown()
-
-
-def test_a_remote_judge_is_asked_in_both_orders(server):
-    judge = open_judge(server)
-    assert isinstance(judge, RemoteJudge)
-    # equal lengths: always the first, so both orders cancel
-    assert judge.compare(["q"] * 3, ["long answer", "x", "same"], ["short", "longer", "size"]) == [1.0, 0.0, 0.5]
-    assert JudgeReward(server)(["q"], ["a"]) == [7.5]
-
-
-def test_a_model_judges_by_probabilities(tiny_model):
-    judge = open_judge(str(tiny_model))
+    judge = open_judge(str(wide_model))
     assert isinstance(judge, ModelJudge)
-    prompts, first, second = ["q"] * 5, list("abcde"), list("fghij")
+    prompts, first, second = ["q"] * 5, list("abcde"), ["seven stones", "no", "red", "x" * 40, "quiet river"]
+    one_order = torch.tensor(judge.prefer_first(prompts, first, second))
     forth = torch.tensor(judge.compare(prompts, first, second))
     back = torch.tensor(judge.compare(prompts, second, first))
     torch.testing.assert_close(forth + back, torch.ones(5))
-    assert all(1 <= grade <= 9 for grade in judge.score(prompts, first))
+    assert one_order.std() > 0.01 and (one_order - forth).abs().max() > 0.01  # it has opinions, and favours a place
+    net, tokenizer = open_model(str(wide_model))
+    for row in range(5):
+        ids = tokenizer.encode(COMPARE.format(prompt="q", first=first[row], second=second[row]))
+        (a, b) = (tokenizer.encode(f" {letter}") for letter in "AB")
+        same = [x for x, y in zip(a, b) if x == y]
+        with torch.inference_mode():
+            logits = net(torch.tensor([ids + same]))[0, -1].double()
+        odds = (logits[a[len(same)]] - logits[b[len(same)]]).item()
+        assert one_order[row].item() == pytest.approx(1 / (1 + math.exp(-odds)), abs=1e-5)
+    with pytest.raises(ValueError, match="4 and 5 answers to 5 prompts"):
+        judge.compare(prompts, first[:4], second)
+
+
+def test_a_model_grades_as_the_product_over_its_words(wide_model):
+    """Expected grade, against the probabilities of ten whole texts, each followed token by token."""
+    from lightning_gpt.hub import open_model
+    from lightning_gpt.rewards.judge import GRADE
+
+    net, tokenizer = open_model(str(wide_model))
+
+    def probability(start: list[int], more: list[int]) -> float:
+        with torch.inference_mode():
+            logits = net(torch.tensor([[*start, *more]]))[0].double()
+        total = 1.0
+        for place, token in enumerate(more, start=len(start) - 1):
+            total *= torch.softmax(logits[place], dim=-1)[token].item()
+        return total
+
+    answers = ["no", "seven red stones"]
+    for answer, grade in zip(answers, open_judge(str(wide_model)).score(["q"] * 2, answers)):
+        asked = tokenizer.encode(GRADE.format(prompt="q", answer=answer))
+        whole = {n: probability(asked, tokenizer.encode(f" {n}")) for n in range(1, 11)}
+        nine = sum(whole[n] for n in range(1, 10))
+        expected = (sum(n * whole[n] for n in range(1, 10)) + 9 * whole[10]) / nine  # 10 begins with 1's token
+        assert len(tokenizer.encode(" 10")) > len(tokenizer.encode(" 1"))
+        assert grade == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_model_judge_says_when_questions_do_not_fit(wide_model):
+    judge = open_judge(str(wide_model))
+    with pytest.warns(UserWarning, match="1 of 2 questions are longer than its block_size"):
+        judge.score(["q", "q" * 700], ["a", "a"])
 
 
 def test_a_reward_judges_by_difference():
