@@ -1,11 +1,13 @@
 """`lightning-gpt prefer` and `critique`: a model's own answers become preferences and better answers (RLAIF)."""
 
+import hashlib
 import json
 import os
 import random
 import sys
 import time
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,31 +22,55 @@ def _prompts(path: str, limit: int | None) -> list[Any]:
     return rows
 
 
+def _fingerprint(path: str | None) -> str | None:
+    """SHA-256 of a file's content; None for what is no file (a folder, a hub dataset)."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path and Path(path).is_file() else None
+
+
 class _Writer:
     """JSONL that grows batch by batch and goes on after a kill: every row says which prompt it is of."""
 
     def __init__(self, out: str, settings: dict[str, Any]) -> None:
         self.path, self.about = Path(out), Path(f"{out}.settings.json")
         text = json.dumps(settings, indent=2, sort_keys=True)
-        self.done = 0
+        self.done = self.rows = 0
         if self.path.exists():
-            if not self.about.exists() or self.about.read_text(encoding="utf-8") != text:
-                raise ValueError(f"--out {out} exists and was made with other settings: choose another file")
-            lines = self.path.read_bytes().split(b"\n")
-            whole = [line for line in lines[:-1] if line]  # a kill may have left half a line
-            self.path.write_bytes(b"".join(line + b"\n" for line in whole))
-            self.done = json.loads(whole[-1])["source"] + 1 if whole else 0
+            before = self.about.read_text(encoding="utf-8") if self.about.exists() else "{}"
+            if before != text:
+                raise ValueError(
+                    f"--out {out} exists and was made with other settings ({_differences(json.loads(before), settings)}"
+                    "): choose another file"
+                )
+            content = self.path.read_bytes()
+            whole = content[: content.rfind(b"\n") + 1]  # a kill may have left half a line
+            os.truncate(self.path, len(whole))
+            self._count(line for line in whole.splitlines() if line)
         else:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.about.write_text(text, encoding="utf-8")
+            temporary = self.about.with_name(f".{self.about.name}.{os.getpid()}.tmp")
+            temporary.write_text(text, encoding="utf-8")
+            os.replace(temporary, self.about)
             self.path.touch()
+
+    def _count(self, lines: Iterable[bytes | str]) -> None:
+        for line in lines:
+            self.rows += 1
+            self.done = json.loads(line)["source"] + 1
 
     def add(self, rows: list[dict[str, Any]]) -> None:
         """Appends and flushes to disk."""
+        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
         with open(self.path, "a", encoding="utf-8") as file:
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            file.writelines(lines)
             file.flush()
             os.fsync(file.fileno())
+        self._count(lines)
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """Names of the settings that are not as they were; of a file that changed, its own name."""
+    names = [name for name in now if before.get(name) != now[name] or name not in before]
+    return ", ".join(name.replace("_sha256", "' content") for name in names) or "unknown"
 
 
 def _batches(count: int, start: int, size: int, what: str) -> Iterator[range]:
@@ -62,12 +88,14 @@ def _batches(count: int, start: int, size: int, what: str) -> Iterator[range]:
 class _Speaker:
     """A model that answers prompts, as text in and text out."""
 
-    def __init__(self, model: str, max_new_tokens: int, temperature: float) -> None:
+    def __init__(self, model: str, max_new_tokens: int, temperature: float, device: str) -> None:
+        from lightning_gpt.cli.generate import resolve_device
         from lightning_gpt.hub import open_model
         from lightning_gpt.inference import SamplingConfig
         from lightning_gpt.text.chat import ChatTemplate
 
-        self.net, self.tokenizer = open_model(model)
+        self.device = resolve_device(device)
+        self.net, self.tokenizer = open_model(model, device=self.device)
         if self.tokenizer is None:
             raise ValueError(f"{model} has no tokenizer.json: put it beside config.json")
         self.chat = ChatTemplate(self.tokenizer)
@@ -85,6 +113,12 @@ class _Speaker:
             found = [*self.tokenizer.prefix_ids, *self.tokenizer.encode(prompt)]
         else:
             found = self.chat.prompt_ids(prompt)
+        if len(found) > self.room:
+            warnings.warn(
+                f"prompts longer than {self.room} tokens (block_size {self.net.config.block_size} less max_new_tokens) "
+                "lose their beginning: lower max_new_tokens or leave them out",
+                stacklevel=2,
+            )
         return found[-self.room :]
 
     def answer(self, prompts: list[list[int]], seeds: list[int]) -> list[str]:
@@ -94,7 +128,7 @@ class _Speaker:
         from lightning_gpt.inference import generate
 
         ends = self.chat.end_ids if self.talks else self.tokenizer.end_ids
-        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        generators = [torch.Generator(self.device).manual_seed(seed) for seed in seeds]
         limit = min(self.tokenizer.vocab_size, self.net.config.vocab_size)
         rows = generate(
             self.net, prompts, self.max_new_tokens, self.sampling, tuple(ends), generators, vocab_size=limit
@@ -120,12 +154,15 @@ def prefer_command(
     batch_size: int = 32,
     limit: int | None = None,
     as_user: bool = True,
+    tie: float = 0.0,
     seed: int = 0,
+    device: str = "auto",
 ) -> None:
     """Let a model answer prompts several times and a judge say which answer is better: pairs for RM and DPO.
 
     Writes rows of prompt, chosen, rejected and probability (the judge's, that chosen is better). Pairs that the judge
-    cannot tell apart, and equal answers, are left out and counted. A run that was killed goes on where it stopped.
+    cannot tell apart, and equal or empty answers, are left out and counted. A run that was killed goes on where it
+    stopped.
 
     Args:
         model: model directory, run, checkpoint or hub name that answers.
@@ -141,7 +178,9 @@ def prefer_command(
         batch_size: prompts side by side.
         limit: use only the first so many prompts.
         as_user: a prompt that is a string is a user's message, where the model has a chat template.
+        tie: leave out pairs whose probability, before sharpness, is no further than this from one half.
         seed: same seed, same answers.
+        device: auto, cpu, cuda, ...: of the model, and of a judge that is opened here.
     """
     import math
 
@@ -151,11 +190,13 @@ def prefer_command(
         raise ValueError(f"answers={answers} must be at least 2: there is nothing to compare")
     if sharpness <= 0 or temperature <= 0:
         raise ValueError(f"sharpness={sharpness} and temperature={temperature} must be positive")
+    if not 0 <= tie < 0.5:
+        raise ValueError(f"tie={tie} must be at least 0 and below 0.5")
     settings = {name: value for name, value in locals().items() if isinstance(value, str | int | float | None)}
-    rows, opinion = _prompts(prompts, limit), open_judge(judge)
-    writer = _Writer(out, settings)
-    speaker = _Speaker(model, max_new_tokens, temperature)
-    left_out = 0
+    rows, opinion = _prompts(prompts, limit), open_judge(judge, device)
+    writer = _Writer(out, settings | {"prompts_sha256": _fingerprint(prompts)})
+    opinion.compare(["1 + 1 ="], [" 2"], [" 3"])  # a judge that cannot answer says so before answers are drawn
+    speaker = _Speaker(model, max_new_tokens, temperature, device)
     for batch in _batches(len(rows), writer.done, batch_size, "prefer"):
         asked = [rows[number]["prompt"] for number in batch]
         texts = [p if isinstance(p, str) else "\n".join(str(turn["content"]) for turn in p) for p in asked]
@@ -172,8 +213,7 @@ def prefer_command(
         found = []
         for number, prompt, group, p in zip(batch, asked, groups, odds):
             first, second = group[:2]
-            if first == second or not first.strip() or not second.strip() or abs(p - 0.5) < 1e-6:
-                left_out += 1
+            if first == second or not first.strip() or not second.strip() or abs(p - 0.5) <= max(tie, 1e-6):
                 continue
             p = 1 / (1 + math.exp(-sharpness * math.log(max(p, 1e-12) / max(1 - p, 1e-12))))
             draw = random.Random(f"{seed} {number}").random()
@@ -183,7 +223,10 @@ def prefer_command(
                 {"source": number, "prompt": prompt, "chosen": chosen, "rejected": rejected, "probability": sure}
             )
         writer.add(found)
-    print(f"{out}: pairs of {len(rows):,} prompts; {left_out:,} left out (equal, empty or undecided)")
+    print(
+        f"{out}: {writer.rows:,} pairs of {len(rows):,} prompts; {len(rows) - writer.rows:,} left out (equal, empty or "
+        "undecided)"
+    )
 
 
 CONSTITUTION = (
@@ -206,6 +249,7 @@ def critique_command(
     batch_size: int = 16,
     limit: int | None = None,
     seed: int = 0,
+    device: str = "auto",
 ) -> None:
     """Let a model answer, criticise its answer by a principle, and revise it: rows for SFT (Bai et al., 2022).
 
@@ -223,14 +267,16 @@ def critique_command(
         batch_size: prompts side by side.
         limit: use only the first so many prompts.
         seed: same seed, same texts.
+        device: auto, cpu, cuda, ...
     """
     if rounds < 1:
         raise ValueError(f"rounds={rounds} must be at least 1")
     settings = {name: value for name, value in locals().items() if isinstance(value, str | int | float | None)}
     principles = CONSTITUTION if constitution is None else _read_constitution(constitution)
     rows = _prompts(prompts, limit)
-    writer = _Writer(out, settings)
-    speaker = _Speaker(model, max_new_tokens, temperature)
+    files = {"prompts_sha256": _fingerprint(prompts), "constitution_sha256": _fingerprint(constitution)}
+    writer = _Writer(out, settings | files)
+    speaker = _Speaker(model, max_new_tokens, temperature, device)
     calls = 1 + 2 * rounds
     for batch in _batches(len(rows), writer.done, batch_size, "critique"):
         talks = [

@@ -305,12 +305,13 @@ class JudgeReward:
         return self.judge.score(prompts, completions)
 
 
-def open_judge(name: str) -> Judge:
+def open_judge(name: str, device: str = "auto") -> Judge:
     """The judge of that name.
 
     Args:
         name: "lexicon"; a reward model's directory or run; any other model directory, run, checkpoint or hub name; or
             an address http://host/v1#model.
+        device: auto, cpu, cuda, ...: of a model that is opened here.
 
     Raises:
         ValueError: an address without a model's name.
@@ -323,5 +324,5 @@ def open_judge(name: str) -> Judge:
             raise ValueError(f"judge={name} names no model: write {name}#MODEL")
         return RemoteJudge(address, model)
     if os.path.exists(name) and is_reward_model(name):
-        return RewardJudge(ModelReward(name))
-    return ModelJudge(name)
+        return RewardJudge(ModelReward(name, device=device))
+    return ModelJudge(name, device=device)
