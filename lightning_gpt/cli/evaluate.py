@@ -1,6 +1,9 @@
 """`lightning-gpt evaluate`: how good is a model, on published sets and on texts of one's own."""
 
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def evaluate_command(
@@ -22,7 +25,8 @@ def evaluate_command(
 ) -> None:
     """Evaluate a model on MMLU, HellaSwag, ARC, GSM8K, HumanEval, BBQ, ToxiGen and others, through lm-eval's interface.
 
-    Prints a table; with `out` writes results.json and report.html (table, bars, radar).
+    Prints a table; with `out` writes results.json after every task, and report.html (table, bars, radar). The same
+    command again goes on where it was stopped.
 
     Args:
         model: checkpoint file, run directory, model directory or hub name.
@@ -44,9 +48,8 @@ def evaluate_command(
     """
     given = dict(locals())
     import json
-    import os
     import platform
-    import time
+    import sys
     from importlib.metadata import version
     from pathlib import Path
 
@@ -54,7 +57,7 @@ def evaluate_command(
 
     from lightning_gpt.cli.command_line import command_line
     from lightning_gpt.cli.generate import resolve_device
-    from lightning_gpt.evaluation.harness import perplexity_of, run_evaluations
+    from lightning_gpt.evaluation.harness import check_code, perplexity_of, run_evaluations
     from lightning_gpt.evaluation.language_model import Scorer
     from lightning_gpt.evaluation.report import shown, write_report
     from lightning_gpt.evaluation.tasks import find_evaluations
@@ -78,15 +81,10 @@ def evaluate_command(
         raise ValueError(f"{model} has no tokenizer.json: put its tokenizer's file beside config.json")
     low = torch.bfloat16 if dtype == "bfloat16" or (dtype == "auto" and where.type == "cuda") else None
     scorer = Scorer(net, batch_tokens, low)
-    began = time.monotonic()
-    results = {}
-    if text is not None:
-        results["text"] = perplexity_of(Path(text), net, tokenizer, scorer)
-    results |= run_evaluations(net, tokenizer, found, Path(data), scorer, limit, batch_size, chat, allow_code, seed)
     content = {
         "name": name or model,
         "command": command_line("evaluate", evaluate_command, given),
-        "results": results,
+        "results": {},
         "about": {
             "model": model,
             "parameters": sum(p.numel() for p in net.parameters()),
@@ -94,21 +92,54 @@ def evaluate_command(
             "context": net.config.block_size,
             "matrix products in": str(low or net.token_embedding.weight.dtype).removeprefix("torch."),
             "chat template": chat,
+            "at most so many examples": limit,
             "examples drawn with seed": seed,
-            "seconds": round(time.monotonic() - began),
             "hardware": torch.cuda.get_device_name(where) if where.type == "cuda" else platform.machine(),
             "versions": ", ".join(f"{p} {version(p)}" for p in ("torch", *(["lm_eval"] if found else []))),
         },
     }
+    directory = None if out is None else Path(out)
+    results = content["results"] = _begun(directory, content["about"])
+    if text is not None:
+        results["text"] = perplexity_of(Path(text), net, tokenizer, scorer)
+    check_code(found, allow_code)
+    for one in found:
+        if one.name in results:
+            print(f"{one.name}: already in {directory / 'results.json'}", file=sys.stderr)
+            continue
+        results |= run_evaluations(net, tokenizer, [one], Path(data), scorer, limit, batch_size, chat, allow_code, seed)
+        if directory is not None:
+            _save(directory, content)
     width = max(map(len, results))
     for task, row in results.items():
         guess = "" if row["chance"] is None else f", guessing {row['chance']:.2f}"
         print(f"{task:<{width}}  {row['metric']:<12} {shown(row)}  (n={row['n']:,} of {row['of']:,}{guess})")
-    if out is not None:
-        directory = Path(out)
-        directory.mkdir(parents=True, exist_ok=True)
-        temporary = directory / f".results.json.{os.getpid()}.tmp"
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        os.replace(temporary, directory / "results.json")
+    if directory is not None:
+        _save(directory, content)
         write_report(directory, content["name"], content, others)
         print(f"{directory / 'report.html'}")
+
+
+def _begun(directory: "Path | None", about: dict[str, Any]) -> dict[str, Any]:
+    """What an earlier run with the same model and settings has measured: a stopped evaluation goes on."""
+    import json
+
+    path = None if directory is None else directory / "results.json"
+    if path is None or not path.exists():
+        return {}
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+        return before["results"] if before["about"] == about else {}
+    except (ValueError, KeyError):
+        return {}
+
+
+def _save(directory: "Path", content: dict[str, Any]) -> None:
+    """results.json, written beside its place first."""
+    import json
+    import os
+
+    directory.mkdir(parents=True, exist_ok=True)
+    temporary = directory / f".results.json.{os.getpid()}.tmp"
+    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    os.replace(temporary, directory / "results.json")

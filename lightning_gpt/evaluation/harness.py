@@ -53,12 +53,7 @@ def run_evaluations(
     Raises:
         ValueError: a set of programs without allow_code.
     """
-    code = [one.name for one in evaluations if one.kind == "code"]
-    if code and not allow_code:
-        raise ValueError(
-            f"tasks={','.join(code)} execute programs that the model writes: add --allow_code true on a machine that "
-            "nothing depends on"
-        )
+    check_code(evaluations, allow_code)
     results = {}
     for one in evaluations:
         size = (data / f"{one.name}.jsonl").read_bytes().count(b"\n")
@@ -81,6 +76,16 @@ def run_evaluations(
         }
         print(f"{one.name}: {one.metric} {mean:.4f} ± {spread:.4f} (n={n:,})", file=sys.stderr, flush=True)
     return results
+
+
+def check_code(evaluations: Sequence[Evaluation], allow_code: bool) -> None:
+    """Refuses sets of programs unless executing them is allowed, before anything is run."""
+    code = [one.name for one in evaluations if one.kind == "code"]
+    if code and not allow_code:
+        raise ValueError(
+            f"tasks={','.join(code)} execute programs that the model writes: add --allow_code true on a machine that "
+            "nothing depends on"
+        )
 
 
 def _samples(

@@ -117,6 +117,9 @@ def test_evaluate_writes_results_and_a_report(tiny_model, sets, tmp_path, capsys
     assert results["arc_easy"]["value"] == pytest.approx(sum(right) / len(right))
     page = (tmp_path / "one" / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 2 and "winogrande" in page
+    capsys.readouterr()
+    main([*args, "--allow_code", "true", "--out", str(tmp_path / "one")])  # nothing is measured twice
+    assert "arc_easy: already in" in capsys.readouterr().err
     main([*args[:2], "--tasks", "arc_easy", "--data", str(sets), "--limit", "3", "--out", str(tmp_path / "two"),
           "--compare", str(tmp_path / "one" / "results.json"), "--name", "other"])  # fmt: skip
     assert "(n=3 of 7" in capsys.readouterr().out
