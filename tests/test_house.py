@@ -142,6 +142,8 @@ def test_every_configuration_trains(config, trainer, corpus, tiny_model, pair_ro
         args += ["--model.init_from", str(tiny_model), "--data.train", str(rows), "--data.val", str(rows)]
         if "reference_file" in settings["model"]["init_args"]:
             args += ["--model.reference_file", "reference.safetensors"]
+        if "max_length" in settings["data"]["init_args"]:
+            args += ["--data.max_length", "64"]
         if "max_new_tokens" in settings["model"]["init_args"]:
             args += ["--model.max_new_tokens", "8"]
         main(args)
