@@ -32,7 +32,7 @@ FLOORS = {
     "cli": 5,
 }
 GROUND = {folder for folder, floor in FLOORS.items() if floor == 1}
-STRANGERS = {"nn", "text", "optim", "objectives", "hub", "data", "inference"}
+STRANGERS = {"nn", "text", "optim", "hub", "data", "inference"}
 """Folders that do not import others of their own floor."""
 KNOWS_LIGHTNING = {"data", "tasks", "callbacks", "experiments", "cli"}
 OPTIONAL = {"transformers", "bitsandbytes", "datasets", "pyarrow", "matplotlib", "huggingface_hub", "peft"}

@@ -62,12 +62,15 @@ def frontier(log_reference_S: Tensor, rewards_S: Tensor, betas: list[float]) -> 
 
 def best_reward_at(log_reference_S: Tensor, rewards_S: Tensor, kl: float) -> float:
     """The highest expected reward of any policy with that KL divergence, by bisection over beta."""
-    low, high = 1e-4, 1e4
-    for _ in range(200):
-        beta = math.sqrt(low * high)
-        here, _ = frontier(log_reference_S, rewards_S, [beta])[0]
-        low, high = (beta, high) if here > kl else (low, beta)
-    return frontier(log_reference_S, rewards_S, [math.sqrt(low * high)])[0][1]
+    spread = float(rewards_S.max() - rewards_S.min())
+    if spread == 0:
+        return float(rewards_S[0])
+    low, high = math.log(spread) - 12, math.log(spread) + 12  # log beta; the divergence falls as it rises
+    for _ in range(60):
+        middle = (low + high) / 2
+        here, _ = frontier(log_reference_S, rewards_S, [math.exp(middle)])[0]
+        low, high = (middle, high) if here > kl else (low, middle)
+    return frontier(log_reference_S, rewards_S, [math.exp(high)])[0][1]
 
 
 def best_of_n(log_reference_S: Tensor, rewards_S: Tensor, n: int) -> Tensor:

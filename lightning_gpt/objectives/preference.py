@@ -193,10 +193,13 @@ class Unlikelihood(PreferenceLoss):
 
 
 def log1mexp(x: Tensor) -> Tensor:
-    """log(1 - exp(x)) for x < 0 without cancellation (Maechler, 2012); just below 0 it stays finite."""
-    x = x.clamp(max=-torch.finfo(x.dtype).tiny)
-    near = torch.log(-torch.expm1(torch.where(x > -math.log(2), x, torch.full_like(x, -1.0))))
-    return torch.where(x > -math.log(2), near, torch.log1p(-torch.exp(x)))
+    """log(1 - exp(x)) for x < 0 without cancellation (Maechler, 2012); just below 0 it and its gradient stay finite.
+
+    Each branch sees arguments of its own side only: a gradient of the other would be 0 x inf.
+    """
+    x, middle = x.clamp(max=-1e-7), -math.log(2)
+    far, near = x.clamp(max=middle), x.clamp(min=middle)
+    return torch.where(x < middle, torch.log1p(-far.exp()), torch.log(-torch.expm1(near)))
 
 
 def _with_margin(x_B: Tensor, pair: PairLogProbs) -> Tensor:

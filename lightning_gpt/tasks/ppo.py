@@ -128,11 +128,8 @@ class PPO(Reinforcement):
     def forward_tokens(self, input_ids: Tensor, targets: Tensor) -> Experience:
         """log_probs, entropy and values (N, T), the shared trunk once."""
         hidden, config = self.net.hidden(input_ids), self.net.config
-        with torch.autocast(hidden.device.type, enabled=False):
-            weight = self.net.head.weight.to(hidden.dtype)
-            log_probs, entropy = hidden_log_probs(
-                hidden, weight, targets, config.vocab_size, config.logit_softcap, self.sampling.temperature
-            )
+        head, cap = self.net.head.weight, config.logit_softcap
+        log_probs, entropy = hidden_log_probs(hidden, head, targets, config.vocab_size, cap, self.sampling.temperature)
         states = self.critic.hidden(input_ids) if self.critic_kind == "separate" else hidden
         values = torch.where(targets != IGNORE_INDEX, self.value_head(states), 0.0)
         return {"log_probs": log_probs, "entropy": entropy, "values": values}

@@ -19,11 +19,8 @@ def answer_log_probs(
     """log p of every target and the entropy of its prediction, (B, T) each, float32, 0 where there is no target."""
     hidden_BTC = net.hidden(input_ids_BT)
     config = net.config
-    with torch.autocast(hidden_BTC.device.type, enabled=False):
-        weight = net.head.weight.to(hidden_BTC.dtype)
-        return hidden_log_probs(
-            hidden_BTC, weight, targets_BT, config.vocab_size, config.logit_softcap, temperature=temperature
-        )
+    head, cap = net.head.weight, config.logit_softcap
+    return hidden_log_probs(hidden_BTC, head, targets_BT, config.vocab_size, cap, temperature)
 
 
 class Referenced(FineTuning):

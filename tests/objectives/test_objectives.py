@@ -56,18 +56,19 @@ def test_log_probs_are_trls():
 
 
 @pytest.mark.parametrize("softcap", [None, 3.0])
-@pytest.mark.parametrize("chunk_logits", [1 << 22, 64])
-def test_the_lean_form_is_the_plain_one(monkeypatch, softcap, chunk_logits):
+@pytest.mark.parametrize(("kept", "chunk"), [(1 << 26, None), (0, 64), (64 * 30, 64)])
+def test_the_lean_form_is_the_plain_one(monkeypatch, softcap, kept, chunk):
     from lightning_gpt.objectives import log_probs
 
-    monkeypatch.setattr(log_probs, "CHUNK_LOGITS", chunk_logits)
+    monkeypatch.setattr(log_probs, "KEPT_LOGITS", kept)
     targets = torch.randint(0, 30, (4, 70))
     targets[torch.rand(4, 70) < 0.4] = -100
     found = []
     for form in (plain_hidden_log_probs, hidden_log_probs):
         torch.manual_seed(1)
         hidden, weight = torch.randn(4, 70, 8, requires_grad=True), torch.randn(32, 8, requires_grad=True)
-        values, uncertain = form(hidden, weight, targets, 30, softcap, temperature=0.7)
+        lean = {} if form is plain_hidden_log_probs else {"chunk": chunk}
+        values, uncertain = form(hidden, weight, targets, 30, softcap, temperature=0.7, **lean)
         (values * torch.arange(70.0)).sum().backward()
         found.append((values.detach(), uncertain, hidden.grad, weight.grad))
     for one, other in zip(*found):
@@ -252,6 +253,12 @@ def test_smoothed_losses_mean_what_they_say():
             bad()
 
 
+def test_a_memorised_answer_still_has_a_gradient():
+    chosen, rejected = torch.tensor([-1e-9, -1.0], requires_grad=True), torch.tensor([-2.0, -1e-9])
+    preference.ORPO()(preference.PairLogProbs(chosen, rejected)).sum().backward()
+    assert torch.isfinite(chosen.grad).all()
+
+
 def test_rewards_learnt_from_drawn_labels_reach_the_ceiling():
     true = torch.randn(4000, 2).double() * 1.5
     wins = torch.rand(4000).double() < torch.sigmoid(true[:, 0] - true[:, 1])
@@ -310,5 +317,8 @@ def test_exact_numbers_of_a_language_model(tiny_model):
         samples = torch.multinomial(log_p.exp(), 20_000 * n, replacement=True).view(-1, n)
         best = rewards[samples].amax(-1).mean().item()
         assert float(drawn.exp() @ rewards) == pytest.approx(best, abs=0.03)
+    scaled = best_reward_at(log_p, rewards * 1e6, 0.5)
+    assert scaled == pytest.approx(1e6 * best_reward_at(log_p, rewards, 0.5), rel=1e-6)
+    assert torch.isfinite(entropy(torch.tensor([0.0, -math.inf, 1.0])))
     with pytest.raises(ValueError, match="too many to enumerate"):
         all_texts(100, 5)
