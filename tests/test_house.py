@@ -170,7 +170,7 @@ def test_other_machines_configurations_are_understood(trainer, capsys, clean_pro
 def test_a_configuration_opens_with_its_command(config):
     text = config.read_text()
     comment = [line.removeprefix("#").strip() for line in text.splitlines() if line.startswith("#")]
-    source = ("lightning-gpt prepare ", "lightning-gpt export ", "lightning-gpt prefer ")
+    source = ("lightning-gpt prepare ", "lightning-gpt export ", "lightning-gpt prefer ", "lightning-gpt import ")
     assert any(line.startswith(source) for line in comment)
     (fit,) = [line for line in comment if line.startswith("lightning-gpt fit ")]
     assert f"-c {name(config)} " in fit

@@ -83,7 +83,18 @@ def conclusion(rows: list[dict]) -> str:
         said = ", ".join(
             f"{method} {statistics.mean(gaps[method]):.3f} (largest {max(gaps[method]):.3f})" for method in order
         )
-        return f"Mean distance below the exact frontier at the KL divergence spent: {said}."
+        text = f"Mean distance below the exact frontier at the KL divergence spent: {said}."
+        lost: dict[str, list[float]] = {}
+        for row in rows:
+            lost.setdefault(row["method"], []).append(row.get("outside", 0.0))
+        astray = [f"{method} {min(of):.0%} to {max(of):.0%}" for method, of in lost.items() if max(of) > 0.1]
+        if astray:
+            text += (
+                f" Of all probability {' and '.join(astray)} has gone to answers that are none of these texts, which "
+                "neither the pairs nor the reference contain: the loss sees differences alone, and both answers of a "
+                "pair may become less likely. KL and reward are those of the texts among themselves."
+            )
+        return text
     best = {}
     for row in rows:
         if row["method"] not in best or row["reward"] > best[row["method"]]["reward"]:

@@ -27,7 +27,8 @@ def evaluate_command(
 ) -> None:
     """Evaluate a model on MMLU, HellaSwag, ARC, GSM8K, HumanEval, BBQ, ToxiGen and others, through lm-eval's interface.
 
-    Prints a table; with `out` writes results.json and report.html (table, bars, radar).
+    Prints a table; with `out` writes results.json after every task, and report.html (table, bars, radar). The same
+    command again goes on where it was stopped.
 
     Args:
         model: checkpoint file, run directory, model directory or hub name.
@@ -52,14 +53,13 @@ def evaluate_command(
     given = dict(locals())
     import os
     import platform
-    import time
     from importlib.metadata import version
     from pathlib import Path
 
     from lightning_gpt.cli.command_line import command_line
     from lightning_gpt.cli.generate import resolve_device
     from lightning_gpt.evaluation.harness import perplexity_of, run_evaluations
-    from lightning_gpt.evaluation.report import read_results, summary, write_report
+    from lightning_gpt.evaluation.report import measured_before, read_results, summary, write_report, write_results
     from lightning_gpt.evaluation.scoring import Scorer
     from lightning_gpt.evaluation.tasks import find_evaluations
     from lightning_gpt.hub import open_model
@@ -79,18 +79,11 @@ def evaluate_command(
     fingerprint = base_fingerprint(net)[:16]
     net = net.to(chosen_dtype(dtype, net))
     scorer = Scorer(net, batch_tokens)
-    began = time.monotonic()
-    results: dict[str, Any] = {}
-    if text is not None:
-        results["text"] = perplexity_of(Path(text), tokenizer, scorer)
-    results |= run_evaluations(
-        net, tokenizer, found, Path(data), scorer, limit, batch_size, chat, allow_code, code_samples, seed
-    )
     packages = ("torch", "lightning_gpt", *(("lm_eval", "datasets") if found else ()))
     content = {
         "name": name or model,
         "command": command_line("evaluate", evaluate_command, given),
-        "results": results,
+        "results": {},
         "about": {
             "model": model,
             "parameters": f"{sum(p.numel() for p in net.parameters()):,}",
@@ -99,14 +92,39 @@ def evaluate_command(
             "weights in": str(net.token_embedding.weight.dtype).removeprefix("torch."),
             "chat template": chat,
             "seed": seed,
-            "seconds": round(time.monotonic() - began),
+            "programs drawn": code_samples,
             "hardware": hardware(where),
             "versions": ", ".join([f"Python {platform.python_version()}", *(f"{p} {version(p)}" for p in packages)]),
         },
     }
-    print(summary(results))
-    if out is not None:
-        print(write_report(Path(out), content, others, os.getpid()))
+    directory = None if out is None else Path(out)
+    first = {"text": perplexity_of(Path(text), tokenizer, scorer)} if text is not None else {}
+
+    def keep(results: dict[str, Any]) -> None:
+        content["results"] = first | results
+        if directory is not None:
+            write_results(directory, content, os.getpid())
+
+    keep(
+        run_evaluations(
+            net,
+            tokenizer,
+            found,
+            Path(data),
+            scorer,
+            limit,
+            batch_size,
+            chat,
+            allow_code,
+            code_samples,
+            seed,
+            measured_before(directory, content["about"]) if directory is not None else None,
+            keep,
+        )
+    )
+    print(summary(content["results"]))
+    if directory is not None:
+        print(write_report(directory, content, others, os.getpid()))
 
 
 def chosen_dtype(name: str, net: Any) -> "torch.dtype":

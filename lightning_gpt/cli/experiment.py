@@ -23,8 +23,8 @@ def run_command(
 
     Each run is a process of its own under runs/experiments/. Runs that are finished under the same settings are not
     repeated, and one that was stopped goes on from its last checkpoint, so an experiment that was killed goes on where
-    it was when it is called again. With a budget in seconds, a short run before the others measures what a step of each
-    variant takes here and so fixes how many it gets.
+    it was when it is called again. With a budget in seconds, short runs before the others measure what a step of each
+    variant takes here and so fix how many it gets.
 
     Args:
         yaml: the experiment, such as experiments/03_training/warmup.yaml; its paths start at the working directory.

@@ -11,7 +11,7 @@ import os
 import random
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,8 @@ def run_evaluations(
     allow_code: bool = False,
     code_samples: int = 1,
     seed: int = 0,
+    before: Mapping[str, Result] | None = None,
+    after: Callable[[dict[str, Result]], None] | None = None,
 ) -> dict[str, Result]:
     """Name -> value, stderr, n, of (questions in the set), metric, chance, shots, and what a set says beyond that.
 
@@ -57,6 +59,8 @@ def run_evaluations(
         allow_code: execute programs that the model writes.
         code_samples: programs drawn for each problem, for pass@k; 1 = the likeliest.
         seed: of the choice of questions and of drawn answers.
+        before: results of an earlier run with the same model and settings; what is there is not measured again.
+        after: called with all results so far when an evaluation is done.
 
     Raises:
         ValueError: a set of programs without allow_code.
@@ -68,10 +72,16 @@ def run_evaluations(
             "nothing depends on"
         )
     model = language_model(net, tokenizer, scorer, batch_size, seed)
-    results = {}
+    results: dict[str, Result] = {}
     for questions in evaluations:
         one, size = questions.evaluation, len(questions.rows)
         n = min(questions.limit or limit or size, size)
+        known = (before or {}).get(one.name)
+        asked_now = (n, size, questions.shots, fingerprint(data, one.name))
+        if known is not None and tuple(known.get(k) for k in ("n", "of", "shots", "data_sha256")) == asked_now:
+            print(f"{one.name}: measured before", file=sys.stderr, flush=True)
+            results[one.name] = known
+            continue
         print(f"{one.name}: {n:,} of {size:,} questions, {questions.shots} examples", file=sys.stderr, flush=True)
         chosen = sorted(random.Random(seed).sample(range(size), n))
         configs, asked = questions.configs(chosen, chat, code_samples)
@@ -97,6 +107,8 @@ def run_evaluations(
             **further,
         }
         print(f"{one.name}: {one.metric} {mean:.4f} ± {spread:.4f} (n={n:,})", file=sys.stderr, flush=True)
+        if after is not None:
+            after(results)
     return results
 
 

@@ -73,6 +73,20 @@ def summary(results: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def measured_before(directory: Path, about: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Results in a directory that the same model, settings and versions gave: a stopped evaluation goes on."""
+    try:
+        before = json.loads((directory / "results.json").read_text(encoding="utf-8"))
+        return before["results"] if before["about"] == about else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def write_results(directory: Path, content: Content, token: int = 0) -> None:
+    """results.json. Arguments as write_report."""
+    _write(directory / "results.json", json.dumps(content, indent=1) + "\n", token)
+
+
 def write_report(directory: Path, content: Content, others: list[Content], token: int = 0) -> Path:
     """results.json and report.html.
 
@@ -85,13 +99,16 @@ def write_report(directory: Path, content: Content, others: list[Content], token
     Returns:
         Path of the page.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    files = {"results.json": json.dumps(content, indent=1) + "\n", "report.html": page(content, others)}
-    for name, text in files.items():
-        temporary = directory / f".{name}.{token}.tmp"
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(directory / name)
+    write_results(directory, content, token)
+    _write(directory / "report.html", page(content, others), token)
     return directory / "report.html"
+
+
+def _write(path: Path, text: str, token: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{token}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
 
 
 def page(content: Content, others: list[Content]) -> str:

@@ -16,7 +16,7 @@ from lightning_gpt.data.prepare import prepare
 from lightning_gpt.experiments.settings import lookup, nested, overlaid, read_yaml
 from lightning_gpt.experiments.spec import Experiment, Variant
 from lightning_gpt.experiments.spec_checks import checked_settings
-from lightning_gpt.experiments.wall_time import SECONDS, step_time, steps_that_fill
+from lightning_gpt.experiments.wall_time import SECONDS, Asked, step_times, steps_that_fill
 from lightning_gpt.nn import GPTConfig
 from lightning_gpt.nn.flops import body_parameters, parameters, training_flops_per_token
 
@@ -112,8 +112,8 @@ def plan_cells(
     chosen = list(experiment.variants.values())
     variants = [_resolve(experiment, variant, bases, smoke) for variant in chosen]
     _check_equal(experiment, "parameters", {one.name: one.parameters for one in variants})
-    if not smoke:
-        variants = [_timed(experiment, *both, root, bases) for both in zip(chosen, variants)]
+    if not smoke and experiment.knows_seconds:
+        variants = _timed(experiment, variants, root, bases)
     seeds = [(variant, (one.seeds[:1] if smoke else one.seeds)) for variant, one in zip(variants, chosen)]
     every = dict.fromkeys(seed for _, own in seeds for seed in own)
     cells = [_cell(experiment, variant, seed, root, bases) for seed in every for variant, own in seeds if seed in own]
@@ -181,25 +181,30 @@ def _resolve(experiment: Experiment, variant: Variant, bases: list[dict[str, Any
 
 
 def _timed(
-    experiment: Experiment, variant: Variant, resolved: _Resolved, root: Path, bases: list[dict[str, Any]]
-) -> _Resolved:
-    """With what its step takes, where the experiment asks for seconds, and with its steps where they depend on it."""
-    budget = (variant.budget or experiment.budget).get("seconds")
-    if budget is None and "seconds" not in experiment.equal:
-        return resolved
-    dotted = {key: value for key, value in resolved.dotted.items() if key not in LENGTH}
-    settings_hash = _settings_hash(replace(resolved, dotted=dotted), bases)
+    experiment: Experiment, variants: list[_Resolved], root: Path, bases: list[dict[str, Any]]
+) -> list[_Resolved]:
+    """With what their steps take, where the experiment asks for seconds, and with the steps that depend on it."""
+    asked: dict[str, Asked] = {}
+    budgets = {name: (one.budget or experiment.budget).get("seconds") for name, one in experiment.variants.items()}
+    for one in variants:
+        if budgets[one.name] is not None or "seconds" in experiment.equal:
+            dotted = {key: value for key, value in one.dotted.items() if key not in LENGTH}
+            settings_hash = _settings_hash(replace(one, dotted=dotted), bases)
+            seconds = budgets[one.name] or SECONDS
+            asked[one.name] = Asked(one.name, settings_hash, experiment.configs, nested(dotted), seconds)
     try:
-        found = step_time(
-            root / STEP_TIMES, settings_hash, experiment.configs, nested(dotted), variant.name, budget or SECONDS
-        )
-        timed = replace(resolved, step_seconds=found.step_seconds)
-        if budget is None:
-            return timed
-        steps = steps_that_fill(budget, found.step_seconds, experiment.validations, variant.name)
+        found = step_times(root / STEP_TIMES, list(asked.values()))
+        timed = []
+        for one in variants:
+            if one.name in asked:
+                one = replace(one, step_seconds=found[asked[one.name].settings_hash].step_seconds)
+                if budget := budgets[one.name]:
+                    steps = steps_that_fill(budget, one.step_seconds, experiment.validations, one.name)
+                    one = one.with_steps(steps, steps // experiment.validations)
+            timed.append(one)
     except ValueError as error:
         raise ValueError(f"{experiment.path}: {error}") from None
-    return timed.with_steps(steps, steps // experiment.validations)
+    return timed
 
 
 def prepare_corpus(settings: dict[str, Any], corpora: Path = CORPORA) -> Path:

@@ -26,6 +26,7 @@ from lightning_gpt.experiments.tables import (
     results_table,
     setup,
     wall_time_table,
+    wall_time_warning,
 )
 
 REPORT_FILE = "report.md"
@@ -45,7 +46,7 @@ HOW_FEWER_WERE_READ = (
     "either direction, finds the difference between as many runs whose seeds differ."
 )
 HOW_TIME_WAS_KEPT = (
-    "A short run before the first one measured what a step takes; that fixed the number of steps, the same for all "
+    "Short runs before the first one measured what a step takes; that fixed the number of steps, the same for all "
     "seeds and kept when the experiment goes on after a stop. Seconds are those of training alone, by the speed that "
     "each run logged: start, validations and checkpoints are not counted, what else the machine did meanwhile is."
 )
@@ -142,7 +143,7 @@ def conclusion(results: dict[str, Any]) -> str:
         sick = sum(cell["status"] == "diverged" for cell in cells)
         if sick:
             sentences.append(f"{sick} of {len(cells)} runs of `{name}` diverged and have no value.")
-    sentences.append(power_of(results, metric))
+    sentences += [wall_time_warning(results), power_of(results, metric)]
     return " ".join(filter(None, sentences))
 
 

@@ -23,7 +23,7 @@
 A variant's keys that begin with `prepare.` change its corpus; `budget.tokens: 4e6` and its like change its budget.
 
 Seconds are those of training on this machine, without the start of the process and the validations. Before the first
-run a short one measures what a step of each variant takes, which fixes its number of steps for all seeds and for good
+run two short ones measure what a step of each variant takes, which fixes its number of steps for all seeds and for good
 (wall_time.py).
 """
 

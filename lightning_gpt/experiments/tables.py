@@ -6,6 +6,8 @@ from lightning_gpt.experiments.comparisons import comparisons_of, is_ladder, var
 from lightning_gpt.experiments.machine import hardware_in_words
 from lightning_gpt.experiments.statistics import Comparison, estimate
 
+UNEQUAL = 0.1
+"""Variants whose runs missed the foretold seconds by shares that differ by more were not given equal time."""
 KINDS = {
     "parameters": "parameters",
     "training_flops": "training FLOPs",
@@ -143,6 +145,23 @@ def wall_time_table(results: dict[str, Any]) -> str:
         )
     heading = ["variant", "ms a step, measured before", "steps", "foretold s", "trained s, mean", "range", "off by"]
     return markdown(heading, rows) if rows else ""
+
+
+def wall_time_warning(results: dict[str, Any]) -> str:
+    """A sentence where the runs did not take the time that made them equal; "" where they did, or nobody asked."""
+    ratios = {}
+    for name in results["variants"]:
+        cells = [cell for cell in results["cells"] if cell["variant"] == name and cell["status"] == "done"]
+        took = [cell["training_seconds"] / cell["foretold_seconds"] for cell in cells if cell.get("foretold_seconds")]
+        if took:
+            ratios[name] = sum(took) / len(took)
+    if not ratios or max(ratios.values()) <= (1 + UNEQUAL) * min(ratios.values()):
+        return ""
+    low, high = min(ratios, key=ratios.__getitem__), max(ratios, key=ratios.__getitem__)
+    return (
+        f"In wall time they were not equal: `{low}` took {ratios[low]:.2f} times what was foretold, `{high}` "
+        f"{ratios[high]:.2f} times (other work on the machine). The verdicts hold for the steps, not for the seconds."
+    )
 
 
 def _parameters(cell: dict[str, Any]) -> str:

@@ -55,8 +55,7 @@ class Judge(ABC):
         Raises:
             ValueError: lists of different length.
         """
-        if not len(prompts) == len(first) == len(second):
-            raise ValueError(f"{len(first)} and {len(second)} answers to {len(prompts)} prompts: give one of each")
+        _check_lengths(prompts, first, second)
         forth = self.prefer_first(prompts, first, second)
         back = self.prefer_first(prompts, second, first)
         return [(p + 1 - q) / 2 for p, q in zip(forth, back)]
@@ -70,6 +69,11 @@ class Judge(ABC):
         """A grade of each answer: 1 to 10 from models, the reward itself from rewards."""
 
 
+def _check_lengths(prompts: Sequence[str], first: Sequence[str], second: Sequence[str]) -> None:
+    if not len(prompts) == len(first) == len(second):
+        raise ValueError(f"{len(first)} and {len(second)} answers to {len(prompts)} prompts: give one of each")
+
+
 class RewardJudge(Judge):
     """Prefers by the difference of two rewards, as Bradley and Terry: sigmoid(scale (r_first - r_second)).
 
@@ -80,6 +84,11 @@ class RewardJudge(Judge):
 
     def __init__(self, reward: Reward, scale: float = 1.0) -> None:
         self.reward, self.scale = reward, scale
+
+    def compare(self, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]) -> list[float]:
+        """One order is enough: a difference of rewards knows no position."""
+        _check_lengths(prompts, first, second)
+        return self.prefer_first(prompts, first, second)
 
     def prefer_first(self, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]) -> list[float]:
         """From the rewards of both."""

@@ -15,22 +15,23 @@ from lightning_gpt.experiments.cell_run import STATE_FILE
 from lightning_gpt.experiments.plan import STEP_TIMES, budget_in_words, plan_cells
 from lightning_gpt.experiments.search_spec import load_search
 from lightning_gpt.experiments.spec_checks import BUDGETS
+from lightning_gpt.experiments.tables import wall_time_table, wall_time_warning
 from lightning_gpt.experiments.wall_time import check_where, steps_that_fill
 
 WIDTH = "model.init_args.config.n_embd"
-LARGE = {WIDTH: 512, "data.init_args.batch_size": 16, "data.init_args.block_size": 16}
-"""Hundreds of times the arithmetic of the network of conftest.py."""
+LARGE = {WIDTH: 256, "data.init_args.batch_size": 16, "data.init_args.block_size": 16}
+"""Thousands of times the arithmetic of the network of conftest.py."""
 ROOT = Path("runs/experiments/01_chapter/trial")
 
 
 @pytest.fixture
 def write_timed(write_experiment):
-    """write_timed(field=value, ...): a small and a large network, each with one and with two seconds."""
+    """write_timed(field=value, ...): a small and a large network, each with two and with four seconds."""
 
     def write(drop=("budget",), **changes):
         grid = {
             "size": {"small": {}, "large": LARGE},
-            "time": {"one": {"budget.seconds": 1}, "two": {"budget.seconds": 2}},
+            "time": {"two": {"budget.seconds": 2}, "four": {"budget.seconds": 4}},
         }
         return write_experiment(drop=["variants", *drop], **{"grid": grid, "validations": 1, **changes})
 
@@ -66,18 +67,18 @@ def test_seconds_become_steps_once(measured, write_timed, capsys):
     cells = {cell.variant: cell for cell in plan_cells(load_experiment(path))}
     assert written(measured) == kept and not capsys.readouterr().err
     for size in ("small", "large"):
-        one, two = cells[f"{size}-one"], cells[f"{size}-two"]
-        assert one.step_seconds == two.step_seconds
-        assert two.max_steps == pytest.approx(2 * one.max_steps, abs=1)
-        assert one.seconds == pytest.approx(1, abs=one.step_seconds)
-        assert one.settings["trainer"] == {"max_steps": one.max_steps, "val_check_interval": one.max_steps}
-    assert cells["small-one"].max_steps > 2 * cells["large-one"].max_steps
+        two, four = cells[f"{size}-two"], cells[f"{size}-four"]
+        assert two.step_seconds == four.step_seconds
+        assert four.max_steps == pytest.approx(2 * two.max_steps, abs=1)
+        assert two.seconds == pytest.approx(2, abs=two.step_seconds)
+        assert two.settings["trainer"] == {"max_steps": two.max_steps, "val_check_interval": two.max_steps}
+    assert cells["small-two"].max_steps > 2 * cells["large-two"].max_steps
     assert not list(ROOT.glob("*/seed_*"))  # all of this before a run
 
 
 def test_unequal_seconds_are_refused(measured, write_timed, write_experiment):
     equal = {"equal": {"seconds": 0.5}}
-    with pytest.raises(ValueError, match=r"trial.yaml: equal.seconds=0.5, but small-two has .* and small-one .* \(\+"):
+    with pytest.raises(ValueError, match=r"trial.yaml: equal.seconds=0.5, but small-four has .* and small-two .* \(\+"):
         plan_cells(load_experiment(write_timed(**equal)))
     sizes = {"small": {}, "large": LARGE}
     alike = write_experiment(variants=sizes, budget={"seconds": 2}, validations=1, **equal)
@@ -123,7 +124,7 @@ def test_a_killed_experiment_goes_on_with_the_steps_it_had(measured, write_exper
 
     capsys.readouterr()
     run_command(str(path))
-    assert written(measured) == kept and "measuring" not in capsys.readouterr().err
+    assert written(measured) == kept and "ms a step" not in capsys.readouterr().err
     (cell,) = json.loads((tmp_path / "01_chapter/trial/results.json").read_text())["cells"]
     assert cell["attempts"] == 2
     assert cell["foretold_seconds"] == pytest.approx(cell["steps"] * cell["step_seconds"], rel=1e-4)
@@ -149,6 +150,25 @@ def test_steps_fill_the_budget():
         steps_that_fill(0.5, 0.7, 4, "wide")
     with pytest.raises(ValueError, match=r"pays for 5.0 steps of wide here, which 4 validations cannot divide"):
         steps_that_fill(5, 1, 4, "wide")
+
+
+def timed_results(**trained: float) -> dict:
+    """Variants that were foretold two seconds and took these."""
+    cells = [
+        {"variant": name, "status": "done", "training_seconds": seconds, "foretold_seconds": 2.0, "step_seconds": 0.1,
+         "steps": 20}
+        for name, seconds in trained.items()
+    ]  # fmt: skip
+    return {"variants": dict.fromkeys(trained), "cells": cells}
+
+
+def test_the_report_says_so_where_the_time_was_not_equal():
+    assert wall_time_warning(timed_results(a=2.6, b=2.5)) == "", "slower than foretold, but alike"
+    warning = wall_time_warning(timed_results(a=2.0, b=3.0))
+    assert "`a` took 1.00 times what was foretold, `b` 1.50 times" in warning
+    assert "| `b` | 100 | 20 | 2.0 | 3.0 | 3.0 to 3.0 | +50.0% |" in wall_time_table(timed_results(a=2.0, b=3.0))
+    untimed = {"variants": {"a": {}}, "cells": [{"variant": "a", "status": "done"}]}
+    assert wall_time_warning(untimed) == wall_time_table(untimed) == ""
 
 
 def test_seconds_belong_to_one_quiet_machine(write_experiment):

@@ -128,3 +128,19 @@ def test_a_reward_judges_by_difference():
     assert isinstance(judge, RewardJudge)
     better, tie = judge.compare(["", ""], ["wonderful", "table"], ["horrible", "chair"])
     assert better > 0.7 and tie == 0.5
+
+
+def test_a_reward_is_asked_once_about_each_answer():
+    seen = []
+
+    def length(prompts, completions):
+        seen.extend(completions)
+        return [len(text) for text in completions]
+
+    judge = RewardJudge(length, scale=0.5)
+    assert judge.compare(["q", "q"], ["aaa", "b"], ["c", "ddd"]) == pytest.approx(
+        [1 / (1 + math.exp(-1)), 1 / (1 + math.e)]
+    )
+    assert sorted(seen) == ["aaa", "b", "c", "ddd"]
+    with pytest.raises(ValueError, match="1 and 2 answers to 2 prompts"):
+        judge.compare(["q", "q"], ["a"], ["b", "c"])
