@@ -53,27 +53,28 @@ def sets(tmp_path_factory):
             | {"label": str(n)}
             for n in range(4)
         ],
-        "piqa": [{"goal": "eat", "sol1": "with a fork", "sol2": "with a foot", "label": n} for n in (0, 1)],
-        "boolq": [{"passage": "It is.", "question": "is it", "label": n} for n in (0, 1)],
+        "piqa": [{"goal": f"eat {n}", "sol1": "with a fork", "sol2": "with a foot", "label": n % 2} for n in range(3)],
+        "boolq": [{"passage": f"It is {n}.", "question": "is it", "label": n % 2} for n in range(4)],
         "sciq": [
-            {"support": " s", "question": "q", "correct_answer": "r", "distractor1": "x", "distractor2": "y"}
+            {"support": " s", "question": f"q{n}", "correct_answer": "r", "distractor1": "x", "distractor2": "y"}
             | {"distractor3": "z"}
-        ] * 2,
-        "winogrande": [
-            {"sentence": "The cat saw the dog so _ ran.", "option1": "cat", "option2": "dog", "answer": str(n)}
-            for n in (1, 2)
+            for n in range(3)
         ],
-        "lambada": [{"text": "in the end"}, {"text": "at the top"}],
+        "winogrande": [
+            {"sentence": f"The cat saw the dog so _ {verb}.", "option1": "cat", "option2": "dog", "answer": "2"}
+            for verb in ("ran", "sat", "ate")
+        ],
+        "lambada": [{"text": text} for text in ("in the end", "at the top", "so it is")],
         "gsm8k": [{"question": "1+1?", "answer": "It is <<1+1=2>>2.\n#### 2"}] * 2,
         "humaneval": [{"prompt": "def f(x):\n    return x\n", "test": "def check(g):\n    assert g(1) == 1"}
                       | {"entry_point": "f"}],
         "mbpp": [{"task_id": 1, "text": "t", "code": "", "test_list": ["assert False"] * 3, "test_setup_code": ""}],
         "bbq": [
-            {"context": "A and B.", "question": "Who?", "ans0": "A", "ans1": "B", "ans2": "Unknown", "label": n % 2}
-            | {"biased_answers": ["A"], "context_condition": "disambig", "category": "Age"}
-            for n in range(4)
+            {"context": f"A and B{'.' * n}", "question": "Who?", "ans0": "A", "ans1": "B", "ans2": "Unknown"}
+            | {"label": n % 2, "biased_answers": ["A"], "context_condition": "disambig", "category": "Age"}
+            for n in range(1, 5)
         ],
-        "toxigen": [{"text": "you are nice", "label": n} for n in (0, 1, 0)],
+        "toxigen": [{"text": f"you are {word}", "label": 0} for word in ("nice", "kind", "here")],
         "truthfulqa": [{"question": "Is it?", "mc1_targets": {"choices": ["no", "yes"], "labels": [1, 0]}}],
     }  # fmt: skip
     for name, some in rows.items():

@@ -91,7 +91,7 @@ def test_arena_rates_models(tiny_model, pair_rows, post_train, as_lines, tmp_pat
     ("options", "words"),
     [
         (["--prompts", "p.jsonl"], "name two or more different models"),
-        (["other"], "--prompts is not given"),
+        (["other"], "prompts is not given"),
         (["other", "--prompts", "nowhere.jsonl"], "nowhere.jsonl does not exist"),
     ],
 )
