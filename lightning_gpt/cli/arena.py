@@ -12,14 +12,15 @@ def arena_command(
     seed: int = 0,
     grade: bool = False,
     out: str | None = None,
+    device: str = "auto",
 ) -> None:
-    """Rate models against each other: win rates, win rates with length held equal, Elo, Bradley-Terry.
+    """Rate models against each other: win rates, win rates with length held equal, Bradley-Terry, Elo.
 
     Every pair meets over every prompt; a judge sees both orders. Intervals are 95%.
 
     Args:
-        models: two or more model directories, runs or checkpoints.
-        prompts: .jsonl, .json or .parquet file with rows that have a prompt.
+        models: two or more model directories, runs, checkpoints or hub names.
+        prompts: .jsonl, .json or .parquet file with rows that have a prompt: a text or messages.
         judge: lexicon, a reward model, a model directory, or http://host/v1#model.
         max_new_tokens: longest answer.
         temperature: of drawing; 0 = the likeliest answer.
@@ -28,52 +29,50 @@ def arena_command(
         seed: same seed, same answers.
         grade: also grade each answer alone (MT-Bench style: 1 to 10 from models, the reward itself from rewards).
         out: JSON file for everything: answers, battles, standings.
+        device: auto, cpu, cuda, ...
     """
+    given = dict(locals())
     import json
     import os
     from dataclasses import asdict
     from pathlib import Path
 
+    from lightning_gpt.cli.command_line import command_line
+    from lightning_gpt.cli.generate import resolve_device
     from lightning_gpt.data.row_files import read_rows
-    from lightning_gpt.evaluation.arena import answers_of, fight, standings
-    from lightning_gpt.rewards import open_judge
+    from lightning_gpt.evaluation.arena import answers_of, as_lines, fight, grades, standings
+    from lightning_gpt.hub import open_model
+    from lightning_gpt.rewards.judge import open_judge
 
     if len(models) < 2 or len(set(models)) < len(models):
         raise ValueError(f"models={','.join(models)}: name two or more different models")
     if prompts is None:
         raise ValueError("--prompts is not given: name a file with rows that have a prompt")
     asked = []
-    for where, row in read_rows(prompts, limit):
+    for place, row in read_rows(prompts, limit):
         if not row.get("prompt"):
-            raise ValueError(f"{where} has no prompt")
-        prompt = row["prompt"]
-        asked.append(prompt if isinstance(prompt, str) else "\n".join(str(turn["content"]) for turn in prompt))
+            raise ValueError(f"{place} has no prompt")
+        asked.append(row["prompt"])
+    if not asked:
+        raise ValueError(f"prompts={prompts} has no rows")
+    where = resolve_device(device)
     opinion = open_judge(judge)
-    answers = {m: answers_of(m, asked, max_new_tokens, temperature, batch_size, seed) for m in models}
+    answers = {}
+    for model in models:
+        net, tokenizer = open_model(model, device=where)
+        if tokenizer is None:
+            raise ValueError(f"{model} has no tokenizer.json: put it beside config.json")
+        answers[model] = answers_of(net, tokenizer, asked, max_new_tokens, temperature, batch_size, seed, model)
     battles = fight(asked, answers, opinion)
     found = standings(battles, models)
-    width = max(map(len, models))
-    print(f"{'model':<{width}}  Bradley-Terry (95% interval)   Elo")
-    for row in found["ratings"]:
-        interval = f"{row['bradley_terry']:.0f} ({row['low']:.0f} to {row['high']:.0f})"
-        print(f"{row['model']:<{width}}  {interval:<28}  {row['elo']:.0f}")
-    for pair in found["pairs"]:
-        print(
-            f"{pair['first']} beats {pair['second']}: {pair['win_rate']:.1%} ({pair['low']:.1%} to {pair['high']:.1%}, "
-            f"n={pair['n']:,}); with length held equal {pair['length_controlled']:.1%}"
-        )
     if grade:
-        found["grades"] = {}
-        for model in models:
-            grades = opinion.score(asked, answers[model])
-            mean = sum(grades) / len(grades)
-            spread = (sum((g - mean) ** 2 for g in grades) / max(len(grades) - 1, 1) / len(grades)) ** 0.5
-            found["grades"][model] = {"mean": mean, "stderr": spread, "n": len(grades)}
-            print(f"{model}: grade {mean:.3f} ± {spread:.3f} (n={len(grades):,})")
+        found["grades"] = grades(asked, answers, opinion)
+    print("\n".join(as_lines(found)))
     if out is not None:
         path = Path(out)
         path.parent.mkdir(parents=True, exist_ok=True)
-        content = found | {"judge": judge, "answers": answers, "battles": [asdict(battle) for battle in battles]}
+        head = {"command": command_line("arena", arena_command, given), "judge": judge}
+        content = head | found | {"answers": answers, "battles": [asdict(battle) for battle in battles]}
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         os.replace(temporary, path)

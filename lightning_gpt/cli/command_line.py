@@ -19,6 +19,8 @@ def command_line(verb: str, function: Callable, values: Mapping[str, Any]) -> st
         value = values[name]
         if parameter.default is inspect.Parameter.empty:
             words += map(str, value) if isinstance(value, list) else [str(value)]
+        elif value != parameter.default and isinstance(value, list):
+            words += [f"--{name}", *map(str, value)]
         elif value != parameter.default:
             words += (
                 [f"--{name}"] if value is True else [f"--{name}", f"{value:g}" if type(value) is float else str(value)]

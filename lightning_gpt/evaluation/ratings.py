@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+SHRINKAGE = 1e-2
+"""Of the length model's weights: a hundredth of a squared unit of log-odds weighs as much as a battle."""
+Z = 1.959964
+"""Deviations of a normal distribution that hold 95%."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,7 @@ def win_rate(battles: Sequence[Battle], one: str, other: str) -> tuple[float, fl
     n = len(scores)
     if not n:
         return math.nan, math.nan, math.nan, 0
-    p, z = sum(scores) / n, 1.96
+    p, z = sum(scores) / n, Z
     centre, spread = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     return p, (centre - spread) / (1 + z * z / n), (centre + spread) / (1 + z * z / n), n
 
@@ -80,39 +85,68 @@ def bradley_terry(battles: Sequence[Battle], scale: float = 400.0, start: float 
     return dict(zip(names, found.tolist()))
 
 
-def bootstrap(battles: Sequence[Battle], draws: int = 200, seed: int = 0) -> dict[str, tuple[float, float, float]]:
-    """Bradley-Terry ratings with the 2.5% and 97.5% points over resampled battles: name -> (rating, low, high)."""
-    ratings = bradley_terry(battles)
-    generator = random.Random(seed)
-    drawn: dict[str, list[float]] = {name: [] for name in ratings}
-    for _ in range(draws):
-        for name, rating in bradley_terry(generator.choices(battles, k=len(battles))).items():
-            drawn[name].append(rating)
-    return {name: (ratings[name], *np.percentile(values, [2.5, 97.5]).tolist()) for name, values in drawn.items()}
+Statistic = Callable[[Sequence[Battle]], dict[str, float]]
 
 
-def length_controlled_win_rate(battles: Sequence[Battle], one: str, other: str) -> float:
-    """How often `one` would win if both wrote alike at length (Dubois et al., 2024).
+def bootstrap(
+    battles: Sequence[Battle], statistic: Statistic = bradley_terry, draws: int = 200, seed: int = 0
+) -> dict[str, tuple[float, float, float]]:
+    """A statistic of battles with its 95% interval over resampled battles: name -> (value, low, high).
 
-    A logistic model of the score on a constant and tanh(length difference / its deviation); what the constant alone
-    predicts is the answer.
+    Battles are drawn with replacement, as many as there are; their order, which Elo's ratings depend on, is drawn too.
+    A model that a drawing leaves out takes no part in it.
+
+    Args:
+        battles: at least one.
+        statistic: such as bradley_terry or elo.
+        draws: resamples.
+        seed: of the drawings.
     """
-    from scipy.optimize import minimize
+    values = statistic(battles)
+    generator = random.Random(seed)
+    drawn: dict[str, list[float]] = {name: [] for name in values}
+    for _ in range(draws):
+        for name, value in statistic(generator.choices(battles, k=len(battles))).items():
+            drawn[name].append(value)
+    return {name: (values[name], *np.percentile(of, [2.5, 97.5]).tolist()) for name, of in drawn.items()}
 
+
+def length_controlled_win_rate(
+    battles: Sequence[Battle], one: str, other: str, draws: int = 200, seed: int = 0
+) -> tuple[float, float, float]:
+    """How often `one` would win if both wrote alike at length (AlpacaEval 2; Dubois et al., 2024, eq. 2, without its
+    term for the difficulty of a prompt): value and 95% bootstrap interval.
+
+    A logistic model of the score on a constant and tanh(length difference / its deviation), fitted to the battles; what
+    the constant alone predicts is the answer.
+    """
     both = [(b.score, b.length_difference) for b in battles if (b.first, b.second) == (one, other)]
     both += [(1 - b.score, -b.length_difference) for b in battles if (b.first, b.second) == (other, one)]
     if not both:
-        return math.nan
-    score, length = np.array(both).T
+        return math.nan, math.nan, math.nan
+    rows = np.array(both)
+    generator = np.random.default_rng(seed)
+    drawn = [_at_equal_length(rows[generator.integers(len(rows), size=len(rows))]) for _ in range(draws)]
+    return (_at_equal_length(rows), *np.percentile(drawn, [2.5, 97.5]).tolist())
+
+
+def _at_equal_length(rows: np.ndarray) -> float:
+    """Newton's method on the logistic model; a little shrinkage keeps it finite when one side won every battle.
+
+    Args:
+        rows: (n, 2) score and length difference.
+    """
+    score, length = rows.T
     spread = length.std()
     lengths = np.tanh(length / spread) if spread > 0 else np.zeros_like(length)
     design = np.stack((np.ones_like(lengths), lengths), axis=1)
-
-    def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
-        logit = design @ weights
-        value = (np.logaddexp(0, logit) - score * logit).sum() + 1e-3 * (weights**2).sum()
-        gradient = design.T @ (1 / (1 + np.exp(-logit)) - score) + 2e-3 * weights
-        return value, gradient
-
-    constant = minimize(loss, np.zeros(2), jac=True, method="L-BFGS-B").x[0]
-    return float(1 / (1 + math.exp(-constant)))
+    weights = np.zeros(2)
+    for _ in range(50):
+        chance = 1 / (1 + np.exp(-np.clip(design @ weights, -30, 30)))
+        gradient = design.T @ (chance - score) + SHRINKAGE * weights
+        curvature = (design * (chance * (1 - chance))[:, None]).T @ design + SHRINKAGE * np.eye(2)
+        step = np.linalg.solve(curvature, gradient)
+        weights = weights - step * min(1.0, 2.0 / (np.abs(step).max() + 1e-12))
+        if np.abs(step).max() < 1e-9:
+            break
+    return float(1 / (1 + math.exp(-weights[0])))
