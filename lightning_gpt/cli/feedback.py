@@ -177,7 +177,8 @@ def prefer_command(
         temperature: of drawing.
         batch_size: prompts side by side.
         limit: use only the first so many prompts.
-        as_user: a prompt that is a string is a user's message, where the model has a chat template.
+        as_user: a prompt that is a string is a user's message, where the model has a chat template; learn from such
+            pairs with data.as_chat: true.
         tie: leave out pairs whose probability, before sharpness, is no further than this from one half.
         seed: same seed, same answers.
         device: auto, cpu, cuda, ...: of the model, and of a judge that is opened here.

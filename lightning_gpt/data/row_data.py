@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import sys
+import time
 from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from torch import Tensor
 
 from lightning_gpt.data.example_loader import ExampleEvalLoader, ExampleTrainLoader
@@ -169,6 +171,12 @@ class RowData(ResumableData):
             self._rows = {"train": train, "val": val}
         return self._rows[split]
 
+    @property
+    def conversational(self) -> bool:
+        """Whether rows are conversations, by the first of them, or are taken for such."""
+        _, first = self.rows("train")[0]
+        return self.as_chat or isinstance(first.get("prompt", first.get("chosen", first.get("messages"))), list)
+
     def examples(self, split: str) -> list[Any]:
         """Tokenised examples of "train" or "val".
 
@@ -178,7 +186,11 @@ class RowData(ResumableData):
         if split not in self._splits:
             found, wrong = [], []
             before = dict(self.shortened)
-            for where, row in self.rows(split):
+            rows, told = self.rows(split), time.monotonic()
+            for number, (where, row) in enumerate(rows):
+                if time.monotonic() - told > 5:
+                    told = time.monotonic()
+                    rank_zero_only(print)(f"{split}: {number:,} of {len(rows):,} rows tokenised", file=sys.stderr)
                 try:
                     found.append(self.encode(self.encoder, row))
                 except ValueError as error:

@@ -161,7 +161,7 @@ class RowEncoder:
         return Steps(ids, [self.tokenizer.encode(step) for step in steps], [bool(label) for label in labels])
 
     def prompt(self, row: Mapping[str, Any]) -> Prompt:
-        """`prompt`, and whatever else the row has as columns for rewards."""
+        """`prompt`, and whatever else the row has as columns for rewards; of a conversation also its messages."""
         if "prompt" not in row and "chosen" in row and "rejected" in row:
             row = _shared_prompt(row)
         prompt = self._field(row, "prompt")
@@ -169,7 +169,7 @@ class RowEncoder:
         if isinstance(prompt, str):
             ids = [*self.tokenizer.prefix_ids, *self.tokenizer.encode(prompt)]
             return Prompt(ids or [self.end_id], prompt, columns)
-        return Prompt(self.template.prompt_ids(prompt), _words(prompt), columns)
+        return Prompt(self.template.prompt_ids(prompt), _words(prompt), columns | {"prompt_messages": list(prompt)})
 
     def _field(self, row: Mapping[str, Any], name: str) -> Turns:
         if name not in row:

@@ -33,6 +33,8 @@ class RewardScale:
     """Of the same."""
     step_end: str = "\n"
     """Ends a step, for process rewards."""
+    chat: bool = False
+    """Whether it learnt from conversations: answers are then scored in the chat template, as they were learnt."""
 
 
 def save_reward_model(

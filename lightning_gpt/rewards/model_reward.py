@@ -9,11 +9,18 @@ from lightning_gpt.hub.reward_directory import RewardScale, load_reward_model
 from lightning_gpt.nn import GPT
 from lightning_gpt.nn.heads import ScalarHead
 from lightning_gpt.objectives.process import Aggregate, solution_scores
+from lightning_gpt.text.chat import ChatTemplate
 from lightning_gpt.text.tokenizer import Tokenizer
+
+NO_STEPS = -20.0
+"""Score of an answer without a single step: no wrong step would else be the best that a solution can have."""
 
 
 class ModelReward:
     """Scores answers with a reward model; of a process reward model the steps' log-probabilities are put together.
+
+    A model that learnt from conversations scores in its own chat template: the column `prompt_messages` where the
+    data have conversations, else the prompt as a user's message.
 
     Args:
         path: reward model's directory, run or checkpoint.
@@ -43,15 +50,15 @@ class ModelReward:
     @torch.inference_mode()
     def __call__(self, prompts: list[str], completions: list[str], **columns: list[Any]) -> list[float]:
         """Rewards, in the order of the answers."""
-        net, _, tokenizer, scale = self._model
+        net, _, _, scale = self._model
         limit = net.config.block_size
         if scale.kind == "process":
             rows = [self._steps(prompt, answer, limit) for prompt, answer in zip(prompts, completions)]
         else:
-            end = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
+            talks = columns.get("prompt_messages") or [None] * len(prompts)
             rows = [
-                ([*tokenizer.prefix_ids, *tokenizer.encode(p), *tokenizer.encode(c), *end][-limit:], [])
-                for p, c in zip(prompts, completions)
+                (self._whole(prompt, answer, talk)[-limit:], [])
+                for prompt, answer, talk in zip(prompts, completions, talks)
             ]
         order = sorted(range(len(rows)), key=lambda row: len(rows[row][0]))
         scores = [0.0] * len(rows)
@@ -60,6 +67,17 @@ class ModelReward:
             for row, score in zip(some, self._score([rows[row] for row in some])):
                 scores[row] = score
         return scores
+
+    def _whole(self, prompt: str, answer: str, talk: list[dict[str, Any]] | None) -> list[int]:
+        """Prompt and answer with its end, in the form that the model has learnt from."""
+        _, _, tokenizer, scale = self._model
+        if not scale.chat:
+            end = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
+            return [*tokenizer.prefix_ids, *tokenizer.encode(prompt), *tokenizer.encode(answer), *end]
+        talk = talk or [{"role": "user", "content": prompt}]
+        marked = ChatTemplate(tokenizer).encode([*talk, {"role": "assistant", "content": answer}])
+        last = max(place for place, spoken in enumerate(marked.spoken) if spoken)
+        return marked.ids[: last + 1]
 
     def _steps(self, prompt: str, answer: str, limit: int) -> tuple[list[int], list[int]]:
         """Ids and the places where steps end; an answer without the mark is one step."""
@@ -81,7 +99,8 @@ class ModelReward:
             ends_BT = torch.zeros_like(ids_BT, dtype=torch.bool)
             for row, (_, ends) in enumerate(rows):
                 ends_BT[row, ends] = True
-            return solution_scores(numbers_BT, ends_BT, self.aggregate).tolist()
+            scores_B = solution_scores(numbers_BT, ends_BT, self.aggregate)
+            return torch.where(ends_BT.any(-1), scores_B, NO_STEPS).tolist()
         last_B = torch.tensor([len(ids) - 1 for ids, _ in rows], device=self.device)
         scores_B = numbers_BT[torch.arange(len(rows), device=self.device), last_B]
         return ((scores_B - scale.mean) / scale.deviation if self.normalize else scores_B).tolist()

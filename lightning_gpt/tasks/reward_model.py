@@ -1,15 +1,14 @@
 """Reward model: which of two answers people prefer, as one number an answer."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lightning_gpt.hub.adapters import LoRA
 from lightning_gpt.hub.reward_directory import RewardScale
 from lightning_gpt.objectives.reward import pairwise_loss
-from lightning_gpt.optim import OptimizerSpec, ScheduleSpec
 from lightning_gpt.tasks.scoring import Scoring, score_at, whole_rows
 
 
@@ -26,16 +25,8 @@ class RewardModel(Scoring):
         centering: weight of (r_chosen + r_rejected)^2, which keeps rewards near zero; 0 = off.
     """
 
-    def __init__(
-        self,
-        init_from: str,
-        optimizer: OptimizerSpec | None = None,
-        schedule: ScheduleSpec | None = None,
-        lora: LoRA | None = None,
-        centering: float = 0.01,
-        activation_checkpointing: int = 0,
-    ) -> None:
-        super().__init__(init_from, optimizer, schedule, lora, activation_checkpointing)
+    def __init__(self, init_from: str, centering: float = 0.01, **kwargs: Any) -> None:
+        super().__init__(init_from, **kwargs)
         if centering < 0:
             raise ValueError(f"model.centering={centering} must be 0 (off) or positive")
         self.save_hyperparameters(ignore=["optimizer", "schedule"])
@@ -45,8 +36,8 @@ class RewardModel(Scoring):
 
     @property
     def scale(self) -> RewardScale:
-        """Mean and deviation of the last validation's rewards."""
-        return self._scale
+        """Mean and deviation of the last validation's rewards, and whether answers stand in conversations."""
+        return replace(self._scale, chat=self.trainer.datamodule.conversational)
 
     def rewards(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Of the chosen and the rejected answers, (B,) each."""

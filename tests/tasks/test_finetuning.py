@@ -133,9 +133,10 @@ def test_the_chat_template_and_roles_stay_with_the_model(post_train, tiny_model,
     assert "Assistant: " in open_model(tmp_path / "out")[1].roles.chat_template
 
 
-def test_reward_model_from_pairs_to_scores(post_train, tiny_model, pair_rows, tmp_path):
-    """The rejected answers all end in !, which is easy to see."""
-    rows = {"train": str(pair_rows), "val": str(pair_rows)}
+@pytest.mark.parametrize("as_chat", [False, True])
+def test_reward_model_from_pairs_to_scores(post_train, tiny_model, pair_rows, tmp_path, as_chat):
+    """The rejected answers all end in !, which is easy to see; scored in the form in which they were learnt."""
+    rows = {"train": str(pair_rows), "val": str(pair_rows), "as_chat": as_chat}
     run = post_train(
         "RewardModel",
         "PreferenceData",
@@ -159,6 +160,9 @@ def test_reward_model_from_pairs_to_scores(post_train, tiny_model, pair_rows, tm
         chosen, rejected = (reward(prompts, [row[name] for row in some]) for name in ("chosen", "rejected"))
         right = sum(a > b for a, b in zip(chosen, rejected)) / len(some)
         assert right == pytest.approx(column(run, "val/accuracy")[-1], abs=1e-6)
+        if as_chat:  # the column that conversations come with says the same as the bare prompt
+            talks = [[{"role": "user", "content": prompt}] for prompt in prompts]
+            assert reward(["?"] * len(some), [row["chosen"] for row in some], prompt_messages=talks) == chosen
         both = torch.tensor([chosen, rejected])
         assert abs(both.mean().item()) < 1e-3 and both.std(correction=0).item() == pytest.approx(1, abs=1e-3)
     with pytest.raises(ValueError, match="a language model, not a reward model"):
@@ -197,6 +201,8 @@ def test_process_reward_model_and_best_of_n(post_train, tiny_model, tmp_path, as
             right += all(candidates[max(range(n), key=scores.__getitem__)][1])
         rates.append(right / 40)
     assert rates[0] < rates[1] < rates[2]
+    empty, wrong = reward(["go: "] * 2, ["", "ax"])
+    assert empty < wrong  # no step is no solution
 
 
 def test_dpo_raises_the_margin_by_live_and_by_kept_reference(post_train, tiny_model, pair_rows, tmp_path, as_lines):
@@ -255,6 +261,16 @@ def test_bad_settings_are_one_line(post_train, tiny_model, pair_rows, capsys, ta
     with pytest.raises(SystemExit):
         post_train(task, data, {"init_from": str(tiny_model), **model}, {"train": str(pair_rows)})
     assert words in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_a_process_without_a_validation_example_takes_part(
+    post_train, tiny_model, pair_rows, as_lines, tmp_path, one_thread
+):
+    one = [json.loads(line) for line in pair_rows.read_text().splitlines()][:1]
+    rows = {"train": str(pair_rows), "val": str(as_lines(tmp_path / "one.jsonl", one)), "batch_size": 2}
+    two = ("--trainer.devices=2", "--trainer.strategy=ddp_fork", "--trainer.max_steps=2")
+    run = post_train("DPO", "PreferenceData", {"init_from": str(tiny_model)}, rows, *two)
+    assert column(run, "val/rewards/accuracies")[-1] in (0.0, 1.0)
 
 
 @pytest.mark.parametrize("task", ["SFT", "DPO", "RewardModel", "KTO"])
