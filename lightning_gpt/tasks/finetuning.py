@@ -120,11 +120,17 @@ class FineTuning(Task):
         self._evaluation[name] = self._evaluation.get(name, torch.zeros_like(new)) + new
 
     def evaluated(self) -> dict[str, float]:
-        """Means of the validation, over all ranks."""
-        names = sorted(self._evaluation)
+        """Means of the validation, over all ranks; one that had no example takes part all the same."""
+        names = set(self._evaluation)
+        if self.trainer.world_size > 1:
+            everybodys: list[set[str]] = [set()] * self.trainer.world_size
+            torch.distributed.all_gather_object(everybodys, names)
+            names = set().union(*everybodys)
         if not names:
             return {}
-        stacked = torch.stack([self._evaluation[name] for name in names])
+        names = sorted(names)
+        nothing = torch.zeros(2, dtype=torch.float64, device=self.device)
+        stacked = torch.stack([self._evaluation.get(name, nothing) for name in names])
         if self.trainer.world_size > 1:
             torch.distributed.all_reduce(stacked)
         return {name: total / max(count, 1e-12) for name, (total, count) in zip(names, stacked.tolist())}
