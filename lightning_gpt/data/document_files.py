@@ -15,7 +15,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 PIECE_CHARACTERS = 1 << 18
 """Longest piece of a document."""
@@ -115,16 +115,25 @@ def _without_surrogates(text: str, where: str) -> str:
     return text
 
 
-def _read_parquet(stream: IO[bytes], path: Path, text_field: str) -> Iterator[Piece]:
+def open_parquet(stream: IO[bytes], path: Path) -> Any:
+    """A pyarrow.parquet.ParquetFile.
+
+    Raises:
+        ValueError: pyarrow is not installed, or it is no such file.
+    """
     try:
         import pyarrow
         import pyarrow.parquet as parquet
     except ImportError as error:
         raise ValueError(f"{path}: parquet files need `pip install 'lightning_gpt[data]'`") from error
     try:
-        table = parquet.ParquetFile(stream)
+        return parquet.ParquetFile(stream)
     except pyarrow.ArrowException as error:
         raise ValueError(f"{path} is not a parquet file: {error}") from error
+
+
+def _read_parquet(stream: IO[bytes], path: Path, text_field: str) -> Iterator[Piece]:
+    table = open_parquet(stream, path)
     columns = table.schema_arrow.names
     if text_field not in columns:
         raise ValueError(f"{path} has no column {text_field!r}: it has {', '.join(columns)}; choose with --text_field")

@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from lightning_gpt.data.document_files import open_parquet
 from lightning_gpt.data.sources import DATASET_PREFIX
 
 Row = dict[str, Any]
@@ -97,15 +98,7 @@ def _read_json(stream: Any, path: Path) -> Iterator[tuple[str, Row]]:
 
 
 def _read_parquet(stream: Any, path: Path) -> Iterator[tuple[str, Row]]:
-    try:
-        import pyarrow
-        import pyarrow.parquet as parquet
-    except ImportError as error:
-        raise ValueError(f"{path}: parquet files need `pip install 'lightning_gpt[data]'`") from error
-    try:
-        table = parquet.ParquetFile(stream)
-    except pyarrow.ArrowException as error:
-        raise ValueError(f"{path} is not a parquet file: {error}") from error
+    table = open_parquet(stream, path)
     number = 0
     for batch in table.iter_batches(batch_size=256):
         for row in batch.to_pylist():

@@ -1,14 +1,13 @@
 """Learning from pairs of answers without a reward model: DPO and its relatives."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from lightning_gpt.hub.adapters import LoRA
 from lightning_gpt.objectives.log_probs import sequence_log_probs
 from lightning_gpt.objectives.preference import PairLogProbs, PreferenceLoss, Sigmoid
-from lightning_gpt.optim import OptimizerSpec, ScheduleSpec
 from lightning_gpt.tasks.reference_file import ReferenceFile
 from lightning_gpt.tasks.referenced import Referenced, answer_log_probs
 
@@ -33,15 +32,12 @@ class DPO(Referenced):
     def __init__(
         self,
         init_from: str,
-        optimizer: OptimizerSpec | None = None,
-        schedule: ScheduleSpec | None = None,
-        lora: LoRA | None = None,
         loss: PreferenceLoss | None = None,
         sft_weight: float = 0.0,
         reference_file: str | None = None,
-        activation_checkpointing: int = 0,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(init_from, optimizer, schedule, lora, activation_checkpointing)
+        super().__init__(init_from, **kwargs)
         if sft_weight < 0:
             raise ValueError(f"model.sft_weight={sft_weight} must be 0 (none) or positive")
         self.save_hyperparameters(ignore=["optimizer", "schedule", "loss"])

@@ -1,12 +1,12 @@
 """KTO: learning from answers that are wanted or not, without pairs."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from lightning_gpt.hub.adapters import LoRA
 from lightning_gpt.objectives.kto import kl_baseline, kto_loss
 from lightning_gpt.objectives.log_probs import sequence_log_probs
-from lightning_gpt.optim import OptimizerSpec, ScheduleSpec
 from lightning_gpt.tasks.referenced import Referenced, answer_log_probs
 from lightning_gpt.tasks.rollout import fresh_casts
 
@@ -27,15 +27,12 @@ class KTO(Referenced):
     def __init__(
         self,
         init_from: str,
-        optimizer: OptimizerSpec | None = None,
-        schedule: ScheduleSpec | None = None,
-        lora: LoRA | None = None,
         beta: float = 0.1,
         desirable_weight: float = 1.0,
         undesirable_weight: float = 1.0,
-        activation_checkpointing: int = 0,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(init_from, optimizer, schedule, lora, activation_checkpointing)
+        super().__init__(init_from, **kwargs)
         for name, value in (
             ("beta", beta),
             ("desirable_weight", desirable_weight),

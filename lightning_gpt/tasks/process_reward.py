@@ -1,13 +1,13 @@
 """Process reward model: is each step of a solution right?"""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from lightning_gpt.hub.adapters import LoRA
 from lightning_gpt.hub.reward_directory import RewardScale
 from lightning_gpt.nn.loss import IGNORE_INDEX
 from lightning_gpt.objectives.process import step_losses
-from lightning_gpt.optim import OptimizerSpec, ScheduleSpec
 from lightning_gpt.tasks.scoring import Scoring
 
 
@@ -21,15 +21,8 @@ class ProcessRewardModel(Scoring):
         init_from: see FineTuning, as are optimizer, schedule, lora and activation_checkpointing.
     """
 
-    def __init__(
-        self,
-        init_from: str,
-        optimizer: OptimizerSpec | None = None,
-        schedule: ScheduleSpec | None = None,
-        lora: LoRA | None = None,
-        activation_checkpointing: int = 0,
-    ) -> None:
-        super().__init__(init_from, optimizer, schedule, lora, activation_checkpointing)
+    def __init__(self, init_from: str, **kwargs: Any) -> None:
+        super().__init__(init_from, **kwargs)
         self.save_hyperparameters(ignore=["optimizer", "schedule"])
 
     @property

@@ -6,11 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_gpt.hub.adapters import LoRA
 from lightning_gpt.nn import GPT
 from lightning_gpt.nn.loss import IGNORE_INDEX, answered
 from lightning_gpt.objectives.log_probs import entropy
-from lightning_gpt.optim import OptimizerSpec, ScheduleSpec
 from lightning_gpt.tasks.finetuning import FineTuning
 
 
@@ -29,17 +27,8 @@ class SFT(FineTuning):
 
     models_language = True
 
-    def __init__(
-        self,
-        init_from: str,
-        optimizer: OptimizerSpec | None = None,
-        schedule: ScheduleSpec | None = None,
-        lora: LoRA | None = None,
-        neftune_alpha: float = 0.0,
-        compile: bool = False,
-        activation_checkpointing: int = 0,
-    ) -> None:
-        super().__init__(init_from, optimizer, schedule, lora, activation_checkpointing)
+    def __init__(self, init_from: str, neftune_alpha: float = 0.0, compile: bool = False, **kwargs: Any) -> None:
+        super().__init__(init_from, **kwargs)
         if neftune_alpha < 0:
             raise ValueError(f"model.neftune_alpha={neftune_alpha} must be 0 (no noise) or positive")
         self.save_hyperparameters(ignore=["optimizer", "schedule"])
