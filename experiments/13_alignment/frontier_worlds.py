@@ -3,7 +3,7 @@
 import json
 import math
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -33,7 +33,6 @@ class Point:
     steps: int
     rate: float
     batch: int = 32
-    extra: dict = field(default_factory=dict)
 
     @property
     def label(self) -> str:
