@@ -20,6 +20,7 @@ import torch
 import yaml
 from frontier_report import half_width
 
+from lightning_gpt.callbacks.jsonl_logger import read_metrics
 from lightning_gpt.cli import main as lightning_gpt
 from lightning_gpt.evaluation.ratings import Battle, win_rate
 from lightning_gpt.hub import open_model
@@ -41,6 +42,7 @@ COLUMNS = {
     "kl": "KL, nats",
     "length": "tokens",
     "distinct": "distinct words / words",
+    "drawing": "share of training time spent drawing answers",
 }
 
 
@@ -115,7 +117,13 @@ def main() -> None:
         for label, beta in (("PPO, KL penalty 0.1", 0.1), ("PPO, no KL penalty", 0.0)):
             options = ["-c", RUNS / "reward.yaml", "--model.kl.beta", beta, "--seed_everything", seed]
             run = fit(f"ppo_{beta}_{seed}", "ppo", *options, "--trainer.max_steps", 120, "--model.optimizer.lr", 5e-4)
-            rows.setdefault(label, []).append(measure(run, proxy, judge, base))
+            measured = measure(run, proxy, judge, base)
+            shares = [
+                row["speed/generation_share"]
+                for row in read_metrics(run.parents[1] / "metrics.jsonl")
+                if "speed/generation_share" in row
+            ]
+            rows.setdefault(label, []).append(measured | {"drawing": statistics.median(shares)})
         options = ["--data.train", learn, "--model.reference_file", RUNS / "reference.safetensors"]
         run = fit(f"dpo_{seed}", "dpo", *options, "--seed_everything", seed, "--trainer.max_steps", 150)
         rows.setdefault("DPO, beta 0.1", []).append(measure(run, proxy, judge, base))
