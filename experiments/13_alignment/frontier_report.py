@@ -69,7 +69,9 @@ def table(rows: list[dict]) -> str:
                 continue
             width = half_width([one[name] for one in row["runs"]])
             cells.append(f"{row[name]:.3f}" + ("" if width is None else f" ± {width:.3f}"))
-        lines.append(f"| {row['method']} | {row['knob']} | {len(row['runs']) or 'exact'} | " + " | ".join(cells) + " |")
+        lines.append(
+            f"| {row['method']} | {row['knob']} | {len(row['runs']) or row['of']} | " + " | ".join(cells) + " |"
+        )
     return "\n".join(lines)
 
 
@@ -113,7 +115,9 @@ def write_report(directory: Path, world, rows: list[dict], hardware: str) -> Non
     (directory / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     draw(directory / "frontier.png", world, rows)
     text = f"# {world.question}\n\n    {command}\n\n{conclusion(rows)}\n\n![Reward against KL](frontier.png)\n\n"
-    text += (
-        f"Means over seeds {', '.join(map(str, rows[0]['seeds']))}, ± half-width of a 95% t interval. {hardware}.\n\n"
-    )
+    seeds = rows[0]["seeds"]
+    if len(seeds) > 1:
+        text += f"Means over seeds {', '.join(map(str, seeds))}, ± half-width of a 95% t interval. {hardware}.\n\n"
+    else:
+        text += f"Seed {seeds[0]} alone: one run each, no interval. {hardware}.\n\n"
     (directory / "report.md").write_text(text + table(rows) + "\n")

@@ -173,7 +173,17 @@ class Exact:
             log_p = enumeration.best_of_n(self.log_reference, self.rewards, n)
             kl, reward = float(enumeration.kl_divergence(log_p, self.log_reference)), float(log_p.exp() @ self.rewards)
             gap = enumeration.best_reward_at(self.log_reference, self.rewards, kl) - reward
-            rows.append({"method": "best of n", "knob": f"n {n}", "kl": kl, "reward": reward, "gap": gap, "runs": []})
+            rows.append(
+                {
+                    "method": "best of n",
+                    "knob": f"n {n}",
+                    "kl": kl,
+                    "reward": reward,
+                    "gap": gap,
+                    "runs": [],
+                    "of": "exact",
+                }
+            )
         return rows
 
 
@@ -273,7 +283,14 @@ class Shakespeare:
         for n in (1, 2, 4, 8, 16):
             best = table.view(16 // n, n, -1).amax(1).mean().item()
             rows.append(
-                {"method": "best of n", "knob": f"n {n}", "kl": math.log(n) - (n - 1) / n, "reward": best, "runs": []}
+                {
+                    "method": "best of n",
+                    "knob": f"n {n}",
+                    "kl": math.log(n) - (n - 1) / n,
+                    "reward": best,
+                    "runs": [],
+                    "of": "KL at most",
+                }
             )
         return rows
 
