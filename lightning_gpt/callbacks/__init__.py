@@ -11,6 +11,7 @@ from lightning_gpt.callbacks.graceful_stop import GracefulStop, Interrupted
 from lightning_gpt.callbacks.jsonl_logger import JsonlLogger
 from lightning_gpt.callbacks.loss_curve import LossCurve
 from lightning_gpt.callbacks.progress import Progress
+from lightning_gpt.callbacks.retrieval_pictures import RetrievalPictures
 from lightning_gpt.callbacks.run_record import RunRecord
 from lightning_gpt.callbacks.samples import Samples
 from lightning_gpt.callbacks.training_metrics import TrainingMetrics
@@ -31,6 +32,7 @@ __all__ = [
     "LossCurve",
     "Progress",
     "RandomState",
+    "RetrievalPictures",
     "RunRecord",
     "Samples",
     "TrainingMetrics",

@@ -64,7 +64,7 @@ class AttentionMaps(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """On rank 0 only."""
-        if not self.text or trainer.sanity_checking or trainer.fast_dev_run:
+        if not self.text or not isinstance(pl_module.net, GPT) or trainer.sanity_checking or trainer.fast_dev_run:
             return
         directory = trainer.log_dir  # a broadcast: every rank takes part
         if not trainer.is_global_zero:

@@ -13,6 +13,7 @@ SHOWN = {
     "optim/lr": ("lr", "{:.2e}"),
     "optim/gradient_norm": ("grad norm", "{:.2f}"),
     "speed/tokens_per_second": ("tok/s", "{:,.0f}"),
+    "speed/pairs_per_second": ("pairs/s", "{:,.0f}"),
     "speed/mfu": ("MFU", "{:.1%}"),
 }
 

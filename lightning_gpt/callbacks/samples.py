@@ -7,6 +7,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 
 from lightning_gpt.inference import SamplingConfig, generate_text
+from lightning_gpt.nn import GPT
 
 SHARDED = (FSDPStrategy, ModelParallelStrategy)
 
@@ -37,7 +38,13 @@ class Samples(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Samples on rank 0 only; sharded networks cannot be sampled by one rank and are left alone."""
-        if not self.tokens or trainer.sanity_checking or trainer.fast_dev_run or trainer.state.fn != "fit":
+        if (
+            not self.tokens
+            or not isinstance(pl_module.net, GPT)
+            or trainer.sanity_checking
+            or trainer.fast_dev_run
+            or trainer.state.fn != "fit"
+        ):
             return
         directory = trainer.log_dir  # a broadcast: every rank takes part
         if not trainer.is_global_zero or isinstance(trainer.strategy, SHARDED):

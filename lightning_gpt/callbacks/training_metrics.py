@@ -11,10 +11,10 @@ from lightning_gpt.callbacks.peak_flops import peak_flops
 class TrainingMetrics(Callback):
     """Every trainer.log_every_n_steps optimizer steps logs
 
-    - train/loss: token mean over all tokens since the last log, over all ranks; train/perplexity;
+    - train/loss: token mean over all tokens since the last log, over all ranks; train/perplexity of language models;
     - what the task has booked under names of its own (Task.book);
     - optim/lr (of the first parameter group), optim/gradient_norm (before clipping);
-    - progress/tokens: tokens trained on so far;
+    - progress/tokens: tokens trained on so far (pairs of CLIP: progress/pairs, speed/pairs_per_second);
     - speed/tokens_per_second, speed/tflops, speed/mfu: all devices; validation, sampling and saving are not counted,
       what a validation took is speed/validation_seconds, at its end.
       MFU as PaLM (Chowdhery et al., 2022, appendix B): analytic FLOPs over peak (callbacks/peak_flops.py).
@@ -60,13 +60,14 @@ class TrainingMetrics(Callback):
         flops = rate * pl_module.training_flops_per_token
         self.latest = {
             "train/loss": loss,
-            "train/perplexity": float(torch.tensor(loss, dtype=torch.float64).exp()),
             "optim/lr": pl_module.learning_rate,
             "optim/gradient_norm": float(pl_module.gradient_norm),
-            "progress/tokens": pl_module.tokens_seen,
-            "speed/tokens_per_second": rate,
+            f"progress/{pl_module.counts}": pl_module.tokens_seen,
+            f"speed/{pl_module.counts}_per_second": rate,
             "speed/tflops": flops / 1e12,
         }
+        if pl_module.counts == "tokens":
+            self.latest["train/perplexity"] = float(torch.tensor(loss, dtype=torch.float64).exp())
         if self._peak:
             self.latest["speed/mfu"] = flops / (self._peak * trainer.world_size)
         self.latest |= pl_module.window_metrics()

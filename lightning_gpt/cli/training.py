@@ -35,6 +35,7 @@ from lightning_gpt.callbacks import (  # noqa: E402
     LossCurve,
     Progress,
     RandomState,
+    RetrievalPictures,
     RunRecord,
     Samples,
     TrainingMetrics,
@@ -165,7 +166,8 @@ class TrainingCLI(LightningCLI):
         plugins = config.get("plugins") or []
         config["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
         extra = [self._get(self.config_init, key) for key in self._parser(self.verb).callback_keys]
-        own: list[Callback] = [RandomState(), TrainingMetrics(), ExpertMetrics(), CalibrationPlot(), FinalValidation()]
+        own: list[Callback] = [RandomState(), TrainingMetrics(), ExpertMetrics(), CalibrationPlot()]
+        own += [RetrievalPictures(), FinalValidation()]
         if self.verb == "fit":
             own.append(RunRecord(directory))
         own += config.get("callbacks") or []

@@ -39,6 +39,10 @@ class ResumableData(LightningDataModule):
     def place(self) -> str:
         """Where the data come from, for messages."""
 
+    def __str__(self) -> str:
+        """For messages; Lightning's own would open all data to count them."""
+        return f"{type(self).__name__} of {self.place}"
+
     def state_dict(self) -> dict[str, Any]:
         """Where the stream of training samples stands, and of what it is. Empty outside training."""
         if self._train_loader is None:

@@ -1,6 +1,7 @@
 """LightningModules, one per topic."""
 
 from lightning_gpt.tasks.base import NonFiniteError, Task
+from lightning_gpt.tasks.clip import CLIP
 from lightning_gpt.tasks.dpo import DPO
 from lightning_gpt.tasks.grpo import GRPO, RLOO
 from lightning_gpt.tasks.kto import KTO
@@ -12,6 +13,7 @@ from lightning_gpt.tasks.reward_model import RewardModel
 from lightning_gpt.tasks.sft import SFT
 
 __all__ = [
+    "CLIP",
     "DPO",
     "GRPO",
     "KTO",

@@ -30,6 +30,8 @@ class Task(LightningModule):
         schedule: factor on the learning rates by optimizer step.
     """
 
+    counts = "tokens"
+    """What tokens_seen counts, in the names of metrics: progress/<counts>, speed/<counts>_per_second."""
     models_language = True
     """Whether the loss is a cross-entropy of tokens, which Diagnosis can judge."""
 
@@ -122,6 +124,14 @@ class Task(LightningModule):
         if self.trainer.world_size > 1:
             torch.distributed.all_reduce(stacked)
         return {name: (total / max(count, 1e-12)) for name, (total, count) in zip(names, stacked.tolist())}
+
+    def log_evaluation(self, metrics: dict[str, float], prefix: str) -> None:
+        """Logs metrics of a validation or test with the right step."""
+        named = {f"{prefix}/{name}": value for name, value in metrics.items()}
+        self.log_dict(named, logger=False)
+        # Lightning would write the number of the step before: it counts a step only after its validation.
+        for logger in self.trainer.loggers:
+            logger.log_metrics(named, step=self.trainer.global_step)
 
     @property
     def about_to_log(self) -> bool:

@@ -135,14 +135,6 @@ class FineTuning(Task):
             torch.distributed.all_reduce(stacked)
         return {name: total / max(count, 1e-12) for name, (total, count) in zip(names, stacked.tolist())}
 
-    def log_evaluation(self, metrics: dict[str, float], prefix: str) -> None:
-        """Logs metrics of a validation or test with the right step."""
-        named = {f"{prefix}/{name}": value for name, value in metrics.items()}
-        self.log_dict(named, logger=False)
-        # Lightning would write the number of the step before: it counts a step only after its validation.
-        for logger in self.trainer.loggers:
-            logger.log_metrics(named, step=self.trainer.global_step)
-
     def on_validation_epoch_end(self) -> None:
         """Logs the means under val/ names."""
         self.log_evaluation(self.evaluated(), "val")
