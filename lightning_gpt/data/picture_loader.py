@@ -79,6 +79,7 @@ def _opened(
         collate_fn=_WithMessages(collate),
         pin_memory=pin,
         prefetch_factor=4 if workers else None,
+        generator=torch.Generator(),  # its own, or every pass would draw from the global one
     )
     told = count = 0
     for batch in loader:
