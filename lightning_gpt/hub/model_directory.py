@@ -64,13 +64,17 @@ def check_tokenizer(net: GPT, tokenizer: Tokenizer | None) -> None:
 
 
 @contextmanager
-def whole_directory(directory: Path) -> Iterator[Path]:
+def whole_directory(directory: Path, marker: str = "config.json") -> Iterator[Path]:
     """An empty directory to write into, which takes the place of `directory` when all went well, and is gone otherwise.
+
+    Args:
+        directory: the place.
+        marker: file by which an older model directory is known, which may be replaced.
 
     Raises:
         ValueError: something else than a model directory is there.
     """
-    if directory.exists() and not (directory / "config.json").exists() and any(directory.iterdir()):
+    if directory.exists() and not (directory / marker).exists() and any(directory.iterdir()):
         raise ValueError(f"{directory} exists and is no model directory: choose another place")
     directory.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))

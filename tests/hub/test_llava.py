@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 
@@ -9,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from lightning_gpt.hub.llava import is_llava, llava_obstacles, load_llava, save_llava
 from lightning_gpt.inference import SamplingConfig, generate
 from lightning_gpt.nn import GPT, GPTConfig
+from lightning_gpt.nn.moe_config import MoEConfig
 from lightning_gpt.nn.vision_language import Projector, VisionLanguageModel, expand_image_tokens
 from lightning_gpt.nn.vision_tower import build_tower
 from lightning_gpt.text.byte import byte_tokenizer
@@ -196,6 +198,21 @@ def test_transformers_reads_what_we_trained(quick_gelu, tokenizer, tmp_path):
     processor.save_pretrained(tmp_path / "model")  # moves what is said of pictures to another file
     (tmp_path / "model/preprocessor_config.json").unlink(missing_ok=True)
     assert load_llava(tmp_path / "model")[0].tower.preprocess == tower.preprocess
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        ("llama", {"bias": True, "vocab_multiple": 64, "tie_embeddings": True}),
+        ("qwen3", {"qk_norm": True, "qk_norm_affine": True}),
+        ("mixtral", {"moe": MoEConfig(experts=4)}),
+    ],
+)
+def test_every_language_model_of_the_kind_has_its_place(kind, changes, tmp_path):
+    model = ours(build_tower(VIT, 16), dataclasses.replace(OUR_LLAMA, **changes))
+    save_llava(tmp_path, model, None)
+    assert json.loads((tmp_path / "config.json").read_text())["text_config"]["model_type"] == kind
+    assert_same_function(model, transformers.LlavaForConditionalGeneration.from_pretrained(tmp_path).eval())
 
 
 CNN = {"timm_model_name": "tf_efficientnet_lite0", "image_size": 32, "timm_proj": "none"}
