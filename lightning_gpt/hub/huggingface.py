@@ -1,6 +1,7 @@
 """Directories in the format of Hugging Face transformers: config.json and (sharded) safetensors."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -109,11 +110,25 @@ def load_huggingface(directory: Path, dtype: torch.dtype | None = None, device: 
     Raises:
         FileNotFoundError, ValueError: missing or damaged files, an architecture or setting that we lack.
     """
-    config, family = _described(directory)
-    state = read_tensors(directory)
+    return network_of(read_config(directory), read_tensors(directory), directory, dtype, device)
+
+
+def network_of(
+    values: dict[str, Any],
+    tensors: Mapping[str, Tensor],
+    directory: Path,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+) -> GPT:
+    """The network of a config.json and its tensors, or of such a part of a directory's.
+
+    Raises:
+        ValueError: as load_huggingface.
+    """
+    config, family = _described(values, directory)
     if family is not None:
-        state = import_tensors(family, config, state, str(directory))
-    return network_from_state(config, state, str(directory), dtype, device)
+        tensors = import_tensors(family, config, tensors, str(directory))
+    return network_from_state(config, tensors, str(directory), dtype, device)
 
 
 def read_network_config(directory: Path) -> GPTConfig:
@@ -122,12 +137,11 @@ def read_network_config(directory: Path) -> GPTConfig:
     Raises:
         ValueError: an architecture or setting that we lack.
     """
-    return _described(directory)[0]
+    return _described(read_config(directory), directory)[0]
 
 
-def _described(directory: Path) -> tuple[GPTConfig, Family | None]:
+def _described(values: dict[str, Any], directory: Path) -> tuple[GPTConfig, Family | None]:
     """The network of config.json and its family; None = our own format."""
-    values = read_config(directory)
     kind, own = values.get("model_type"), values.get(OWN_TYPE)
     try:
         if kind == OWN_TYPE:

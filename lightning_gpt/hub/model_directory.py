@@ -9,11 +9,14 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 from lightning_gpt.hub.family import export_tensors
 from lightning_gpt.hub.huggingface import OWN_TYPE, family_of, load_huggingface, read_object
@@ -46,25 +49,42 @@ def save_model(
     Raises:
         ValueError: the directory holds something else, or the tokenizer has more ids than the network.
     """
-    directory = Path(directory)
-    config = net.config
-    if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
+    check_tokenizer(net, tokenizer)
+    with whole_directory(Path(directory)) as temporary:
+        return _write(temporary, net, tokenizer, generation or {}, dtype)
+
+
+def check_tokenizer(net: GPT, tokenizer: Tokenizer | None) -> None:
+    """Raises ValueError for a tokenizer with more ids than the network."""
+    if tokenizer is not None and tokenizer.vocab_size > net.config.vocab_size:
         raise ValueError(
-            f"the tokenizer has {tokenizer.vocab_size} ids, but the network's vocab_size={config.vocab_size}: "
+            f"the tokenizer has {tokenizer.vocab_size} ids, but the network's vocab_size={net.config.vocab_size}: "
             "they do not belong together"
         )
-    if directory.exists() and not (directory / "config.json").exists() and any(directory.iterdir()):
+
+
+@contextmanager
+def whole_directory(directory: Path, marker: str = "config.json") -> Iterator[Path]:
+    """An empty directory to write into, which takes the place of `directory` when all went well, and is gone otherwise.
+
+    Args:
+        directory: the place.
+        marker: file by which an older model directory is known, which may be replaced.
+
+    Raises:
+        ValueError: something else than a model directory is there.
+    """
+    if directory.exists() and not (directory / marker).exists() and any(directory.iterdir()):
         raise ValueError(f"{directory} exists and is no model directory: choose another place")
     directory.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
     try:
-        model_type = _write(temporary, net, tokenizer, generation or {}, dtype)
+        yield temporary
         temporary.chmod(0o755)  # mkdtemp lets only the owner in
         _replace(temporary, directory)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    return model_type
 
 
 def load_model(
@@ -133,23 +153,44 @@ def _write(
         model_type, architecture, values = OWN_TYPE, "GPT", {"vocab_size": config.vocab_size}
         tied = config.tie_embeddings
         tensors = {n: t.detach().cpu().contiguous() for n, t in state.items() if not (tied and n == "head.weight")}
-    special = {f"{name}_token_id": getattr(tokenizer, f"{name}_id", None) for name in ("bos", "eos", "pad")}
-    # transformers 4 reads torch_dtype, 5 reads dtype
-    stored = {"dtype": TORCH_NAMES[dtype], "torch_dtype": TORCH_NAMES[dtype]}
+    special = special_token_ids(tokenizer)
     head = {"architectures": [architecture], "model_type": model_type}
-    _write_json(directory / "config.json", head | values | special | stored | {OWN_TYPE: config.to_dict()})
+    write_json(directory / "config.json", head | values | special | stored_type(dtype) | {OWN_TYPE: config.to_dict()})
+    write_weights(directory, tensors, dtype)
+    write_text_files(directory, tokenizer, config.block_size, generation)
+    return model_type
+
+
+def special_token_ids(tokenizer: Tokenizer | None) -> dict[str, int | None]:
+    """bos_token_id, eos_token_id and pad_token_id of config.json."""
+    return {f"{name}_token_id": getattr(tokenizer, f"{name}_id", None) for name in ("bos", "eos", "pad")}
+
+
+def stored_type(dtype: torch.dtype) -> dict[str, str]:
+    """The weights' type as config.json says it: transformers 4 reads torch_dtype, 5 reads dtype."""
+    return {"dtype": TORCH_NAMES[dtype], "torch_dtype": TORCH_NAMES[dtype]}
+
+
+def write_weights(directory: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> None:
+    """model.safetensors; whole numbers stay what they are."""
+    stored = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+    save_file(stored, directory / "model.safetensors", metadata={"format": "pt"})
+    (directory / "model.safetensors").chmod(0o644)  # safetensors lets only the owner in
+
+
+def write_text_files(
+    directory: Path, tokenizer: Tokenizer | None, block_size: int, generation: Mapping[str, Any]
+) -> None:
+    """generation_config.json, and with a tokenizer: tokenizer.json, tokenizer_config.json, chat_template.jinja."""
+    special = {name: index for name, index in special_token_ids(tokenizer).items() if index is not None}
     if tokenizer is not None and len(tokenizer.end_ids) > 1:
         special["eos_token_id"] = sorted(tokenizer.end_ids)
-    _write_json(directory / "generation_config.json", {k: v for k, v in special.items() if v is not None} | generation)
-    tensors = {name: tensor.to(dtype) for name, tensor in tensors.items()}
-    save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
-    (directory / "model.safetensors").chmod(0o644)  # safetensors lets only the owner in
+    write_json(directory / "generation_config.json", special | dict(generation))
     if tokenizer is not None:
         (directory / "tokenizer.json").write_text(tokenizer.to_json(), encoding="utf-8")
-        _write_json(directory / "tokenizer_config.json", _tokenizer_config(tokenizer, config.block_size))
+        write_json(directory / "tokenizer_config.json", _tokenizer_config(tokenizer, block_size))
         if tokenizer.roles.chat_template is not None:
             (directory / "chat_template.jinja").write_text(tokenizer.roles.chat_template, encoding="utf-8")
-    return model_type
 
 
 def _tokenizer_config(tokenizer: Tokenizer, block_size: int) -> dict[str, Any]:
@@ -167,7 +208,8 @@ def _tokenizer_config(tokenizer: Tokenizer, block_size: int) -> dict[str, Any]:
     return values
 
 
-def _write_json(path: Path, values: dict[str, Any]) -> None:
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """One JSON object, for people to read."""
     path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

@@ -1,4 +1,4 @@
-"""Token generation with a key/value cache. Legend: B rows, T tokens, V vocabulary.
+"""Token generation with a key/value cache. Legend: B rows, T tokens, C width, V vocabulary.
 
 `prefill` and `decode` are the two passes through the network; `Generation` keeps the rows: finished ones leave the
 batch, rows of different length stay right-padded, each at its own position.
@@ -17,12 +17,15 @@ Overflow = Literal["refuse", "slide"]
 
 
 @torch.inference_mode()
-def prefill(net: GPT, windows: Sequence[Sequence[int]], cache: KVCache) -> Tensor:
+def prefill(
+    net: GPT, windows: Sequence[Sequence[int]], cache: KVCache, embeds: Sequence[Tensor | None] | None = None
+) -> Tensor:
     """Reads whole windows into an empty cache.
 
     Args:
         windows: token ids per row, right-padded here: what is written behind a row's end stays masked until real
             tokens take its place.
+        embeds: per row (T, C), read in place of the token embeddings; None = the ids'.
 
     Returns:
         (B, V) logits after each row's last token.
@@ -33,7 +36,13 @@ def prefill(net: GPT, windows: Sequence[Sequence[int]], cache: KVCache) -> Tenso
     input_ids_BT = torch.tensor([[*window, *[0] * (longest - len(window))] for window in windows], device=device)
     ends = torch.tensor(lengths, device=device)
     cache.ends = ends if min(lengths) < longest else None
-    hidden_BTC = net.hidden(input_ids_BT, cache=cache)
+    embedded_BTC = None
+    if embeds is not None and any(row is not None for row in embeds):
+        embedded_BTC = net.token_embedding(input_ids_BT)
+        for row, own in enumerate(embeds):
+            if own is not None:
+                embedded_BTC[row, : len(own)] = own
+    hidden_BTC = net.hidden(input_ids_BT, cache=cache, embedded_BTC=embedded_BTC)
     cache.ends = None
     return net.logits(hidden_BTC[torch.arange(len(windows), device=device), ends - 1])
 
@@ -68,9 +77,12 @@ class Generation:
             the row forgets its older half and its window is read again (positions start anew), so the cost of
             forgetting is spread over block_size / 2 tokens. A longer prompt starts with its last block_size / 2.
         vocab_size: ids from here on are never drawn, for networks with more rows than their tokenizer has ids.
+        prompt_embeds: per row (T, C) for its T prompt tokens, read once in place of their embeddings (pictures,
+            nn/vision_language.py), or None = the ids'. What is generated is read by its ids. Not with overflow=slide,
+            which reads windows again when only ids are left.
 
     Raises:
-        ValueError: an empty prompt, a token id beyond the vocabulary, or an overflow.
+        ValueError: an empty prompt, a token id beyond the vocabulary, an overflow, or embeddings of another shape.
     """
 
     def __init__(
@@ -83,6 +95,7 @@ class Generation:
         generator: Generator | Sequence[Generator] | None = None,
         overflow: Overflow = "refuse",
         vocab_size: int | None = None,
+        prompt_embeds: Sequence[Tensor | None] | None = None,
     ) -> None:
         config = net.config
         if overflow not in ("refuse", "slide"):
@@ -100,6 +113,8 @@ class Generation:
                     f"{config.block_size}: ask for at most {max(config.block_size - len(prompt) + 1, 0)}, shorten the "
                     "prompt, or use overflow=slide"
                 )
+        if prompt_embeds is not None:
+            _check_embeds(prompt_embeds, prompts, config.n_embd, overflow)
         self.net = net
         self.max_new_tokens = max_new_tokens
         self.sampling = sampling or SamplingConfig()
@@ -109,6 +124,7 @@ class Generation:
         self._keep = max(config.block_size // 2, 1)
         self._rows = list(range(len(prompts)))
         self._windows = [list(p) if len(p) <= config.block_size else list(p[-self._keep :]) for p in prompts]
+        self._embeds = prompt_embeds
         self._stopped: set[int] = set()
         longest = max((len(window) for window in self._windows), default=0)
         weight = net.token_embedding.weight
@@ -190,7 +206,25 @@ class Generation:
 
     def _read_windows(self) -> Tensor:
         self._cache = KVCache(self.net.config, len(self._rows), self._size, self._dtype, self._device)
-        return prefill(self.net, self._windows, self._cache)
+        return prefill(self.net, self._windows, self._cache, self._embeds)
+
+
+def _check_embeds(
+    embeds: Sequence[Tensor | None], prompts: Sequence[Sequence[int]], width: int, overflow: Overflow
+) -> None:
+    """Raises ValueError unless every row's embeddings belong to its prompt."""
+    if overflow == "slide" and any(row is not None for row in embeds):
+        raise ValueError(
+            "overflow=slide reads a window again by its ids, which are not the prompt_embeds: use overflow=refuse and "
+            "fewer new tokens"
+        )
+    if len(embeds) != len(prompts):
+        raise ValueError(f"{len(embeds)} prompt_embeds for {len(prompts)} prompts: give one per row, None without")
+    for row, (own, prompt) in enumerate(zip(embeds, prompts)):
+        if own is not None and own.shape != (len(prompt), width):
+            raise ValueError(
+                f"prompt_embeds of row {row} have shape {tuple(own.shape)}, its prompt asks for {(len(prompt), width)}"
+            )
 
 
 def generate(
@@ -202,10 +236,12 @@ def generate(
     generator: Generator | Sequence[Generator] | None = None,
     overflow: Overflow = "refuse",
     vocab_size: int | None = None,
+    prompt_embeds: Sequence[Tensor | None] | None = None,
 ) -> list[list[int]]:
     """The new tokens of every row at once. Arguments as Generation."""
     new: list[list[int]] = [[] for _ in prompts]
-    for step in Generation(net, prompts, max_new_tokens, sampling, eos_ids, generator, overflow, vocab_size):
+    settings = (sampling, eos_ids, generator, overflow, vocab_size, prompt_embeds)
+    for step in Generation(net, prompts, max_new_tokens, *settings):
         for row, token in step:
             new[row].append(token)
     return new

@@ -4,6 +4,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from torch import Tensor
+
 from lightning_gpt.inference.generation import Generation, Overflow, row_generators
 from lightning_gpt.inference.sampling import SamplingConfig
 from lightning_gpt.inference.streaming import StopMatcher, StreamDecoder
@@ -44,33 +46,36 @@ def prompt_ids(tokenizer: Tokenizer, text: str, vocab_size: int) -> list[int]:
 def generate_text(
     net: GPT,
     tokenizer: Tokenizer,
-    prompts: Sequence[str],
+    prompts: Sequence[str | Sequence[int]],
     max_new_tokens: int,
     sampling: SamplingConfig | None = None,
     stop: Sequence[str] = (),
     seed: int = 0,
     overflow: Overflow = "slide",
+    prompt_embeds: Sequence[Tensor | None] | None = None,
 ) -> Iterator[TextPiece]:
     """Continues texts as one ragged batch.
 
     Args:
         net: the network, in evaluation mode.
         tokenizer: its tokenizer; its end_ids end a row and are not written.
-        prompts: texts, continued side by side.
+        prompts: texts, continued side by side; or their ids, where special tokens (a picture's places) are among them.
         max_new_tokens: per row.
         sampling: how tokens are drawn.
         stop: a row ends before any of these strings.
         seed: row r draws from the seed + r, so its text does not depend on the rows beside it.
         overflow: see Generation.
+        prompt_embeds: see Generation; they belong to prompts given as ids, and need overflow=refuse.
 
     Raises:
         ValueError: a prompt that the tokenizer cannot write or that does not fit.
     """
-    ids = [prompt_ids(tokenizer, prompt, net.config.vocab_size) for prompt in prompts]
+    vocab_size = net.config.vocab_size
+    ids = [prompt_ids(tokenizer, p, vocab_size) if isinstance(p, str) else list(p) for p in prompts]
     eos = tuple(tokenizer.end_ids)
     generators = row_generators(seed, len(ids), net.token_embedding.weight.device)
-    limit = min(tokenizer.vocab_size, net.config.vocab_size)
-    steps = Generation(net, ids, max_new_tokens, sampling, eos, generators, overflow, limit)
+    limit = min(tokenizer.vocab_size, vocab_size)
+    steps = Generation(net, ids, max_new_tokens, sampling, eos, generators, overflow, limit, prompt_embeds)
     decoders = [StreamDecoder(tokenizer, row) for row in ids]
     matchers = [StopMatcher(stop) for _ in ids]
     counts = [0] * len(ids)

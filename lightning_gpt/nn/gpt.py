@@ -70,6 +70,7 @@ class GPT(nn.Module):
         cache: KVCache | None = None,
         document_ids: Tensor | None = None,
         record: list[Tensor] | None = None,
+        embedded_BTC: Tensor | None = None,
     ) -> Tensor:
         """States before the head, (B, T, C).
 
@@ -81,6 +82,8 @@ class GPT(nn.Module):
             document_ids: (B, T) int64; a token sees only its own document (packing), and its position counts from
                 where that begins. Not together with a cache.
             record: gets every layer's attention weights (B, H, T, S) in order, to look at.
+            embedded_BTC: stands in for what token_embedding gives for the ids (nn/vision_language.py puts pictures
+                there); embedding_multiplier and positions are applied as to any other. Only the ids' shape counts then.
 
         Raises:
             ValueError: more tokens than block_size or than the cache holds; a cache with expert choice.
@@ -101,7 +104,7 @@ class GPT(nn.Module):
         if cache is not None:
             cache.reserve(start if positions is None else 0, T if positions is None else int(positions.max()) + 1)
 
-        x = self.token_embedding(input_ids_BT)
+        x = self.token_embedding(input_ids_BT) if embedded_BTC is None else embedded_BTC
         if self.config.embedding_multiplier != 1:
             x = x * self.config.embedding_multiplier
         if self.config.position in ("learned", "sinusoidal"):
@@ -188,11 +191,15 @@ class GPT(nn.Module):
         )
 
     def answer_loss(
-        self, input_ids_BT: Tensor, targets_BT: Tensor, document_ids: Tensor | None = None
+        self,
+        input_ids_BT: Tensor,
+        targets_BT: Tensor,
+        document_ids: Tensor | None = None,
+        embedded_BTC: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """As `loss`, with the head applied to the positions that have a target only: where prompts are not learnt
-        from, their logits are most of the head's work."""
-        hidden_NC = self.hidden(input_ids_BT, document_ids=document_ids).flatten(0, 1)
+        from, their logits are most of the head's work. embedded_BTC as in `hidden`."""
+        hidden_NC = self.hidden(input_ids_BT, document_ids=document_ids, embedded_BTC=embedded_BTC).flatten(0, 1)
         hidden_NC, targets_N = answered(hidden_NC, targets_BT.flatten())
         head, cap = self.head.weight, self.config.logit_softcap
         return linear_cross_entropy(hidden_NC, head, targets_N, vocab_size=self.config.vocab_size, softcap=cap)

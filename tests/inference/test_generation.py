@@ -86,6 +86,27 @@ def test_stopping_a_row_from_outside(net):
     assert counts == [10, 10, 4, 10]
 
 
+def test_embeddings_in_place_of_ids_change_nothing_when_they_are_the_same(net):
+    expected = generate(net, PROMPTS, 12, GREEDY)
+    table = net.token_embedding.weight.detach()
+    embeds = [table[prompt] for prompt in PROMPTS]
+    others = [[0] * len(prompt) for prompt in PROMPTS]
+    assert generate(net, others, 12, GREEDY, prompt_embeds=embeds) == expected
+    mixed = [others[0], PROMPTS[1], others[2], PROMPTS[3]]
+    assert generate(net, mixed, 12, GREEDY, prompt_embeds=[embeds[0], None, embeds[2], None]) == expected
+    assert generate(net, mixed, 12, GREEDY) != expected
+
+
+def test_embeddings_must_belong_to_their_prompts(net):
+    embeds = [torch.zeros(len(prompt), net.config.n_embd) for prompt in PROMPTS]
+    with pytest.raises(ValueError, match="overflow=slide reads a window again by its ids"):
+        generate(net, PROMPTS, 12, GREEDY, overflow="slide", prompt_embeds=embeds)
+    with pytest.raises(ValueError, match="3 prompt_embeds for 4 prompts"):
+        generate(net, PROMPTS, 12, GREEDY, prompt_embeds=embeds[:3])
+    with pytest.raises(ValueError, match=r"of row 1 have shape \(1, 32\), its prompt asks for \(5, 32\)"):
+        generate(net, PROMPTS, 12, GREEDY, prompt_embeds=[embeds[0], embeds[0], None, None])
+
+
 def test_nothing_to_do(net):
     assert generate(net, [], 5) == []
     assert generate(net, [[1]], 0) == [[]]

@@ -74,3 +74,14 @@ def test_a_template_with_a_first_token_is_followed():
     tokenizer = Tokenizer(backend)
     assert prompt_ids(tokenizer, "a", 257) == [256, 97]
     assert prompt_ids(tokenizer, "", 257) == [256]
+
+
+def test_prompts_may_be_ids_with_embeddings(net):
+    prompts = ["To be", "or"]
+    ids = [TOKENIZER.encode(prompt) for prompt in prompts]
+    expected = texts(net, prompts, seed=3, max_new_tokens=12)
+    assert texts(net, ids, seed=3, max_new_tokens=12) == expected
+    embeds = [net.token_embedding.weight.detach()[row] for row in ids]
+    blank = [[0] * len(row) for row in ids]
+    options = {"seed": 3, "max_new_tokens": 12, "overflow": "refuse", "prompt_embeds": embeds}
+    assert texts(net, blank, **options) == expected
