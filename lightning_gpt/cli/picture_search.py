@@ -138,9 +138,7 @@ def pictures_command(
     from lightning_gpt.data.picture_sheet import Cell, draw_sheet, save_sheet
 
     if (data is None) == (not fit):
-        raise ValueError(
-            "name either the data or a configuration: pictures data/emoji/train.jsonl, or pictures -c FILE"
-        )
+        raise ValueError("name either the data or a configuration: --data data/emoji/train.jsonl, or -c FILE")
     side = 72
     if data is not None:
         module = ImageTextData(data, seed=0)

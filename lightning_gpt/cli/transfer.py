@@ -28,6 +28,7 @@ def export_command(
 
     from lightning_gpt.hub import obstacles, open_model, save_model
     from lightning_gpt.hub.checkpoint import export_adapter
+    from lightning_gpt.hub.clip_directory import is_clip, open_clip_model, save_clip
     from lightning_gpt.hub.opening import find_checkpoint
     from lightning_gpt.hub.reward_directory import is_reward_model, load_reward_model, save_reward_model
 
@@ -35,6 +36,10 @@ def export_command(
         path = Path(model)
         export_adapter(find_checkpoint(path) if path.is_dir() else path, out)
         print(f"{model} -> {out} (adapters in peft's format)")
+        return
+    if Path(model).exists() and is_clip(model):
+        save_clip(out, open_clip_model(model))
+        print(f"{model} -> {out} (CLIP: open_clip.create_model_from_pretrained('local-dir:{out}') reads it)")
         return
     if Path(model).exists() and is_reward_model(model):
         net, head, tokenizer, scale = load_reward_model(model)

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-import tempfile
 from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,7 @@ from torch import Tensor, nn
 
 from lightning_gpt.hub.adapters import base_fingerprint
 from lightning_gpt.hub.checkpoint import CHECKPOINT_KEY, read_checkpoint
-from lightning_gpt.hub.model_directory import _replace
+from lightning_gpt.hub.model_directory import whole_directory, write_json
 from lightning_gpt.nn.clip import INSTALL, build_clip
 from lightning_gpt.text.caption_tokenizer import CaptionTokenizer, ClipBPE, OwnCaptions
 from lightning_gpt.text.tokenizer import Tokenizer
@@ -91,24 +89,14 @@ def save_clip(directory: str | Path, model: ClipModel) -> None:
     Raises:
         ValueError: something else is there.
     """
-    directory = Path(directory)
-    if directory.exists() and not (directory / CONFIG_FILE).exists() and any(directory.iterdir()):
-        raise ValueError(f"{directory} exists and is no CLIP directory: choose another place")
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
-    try:
-        about = {"model_cfg": {**model.config, "custom_text": True}, "preprocess_cfg": model.preprocess}
-        (temporary / CONFIG_FILE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.net.state_dict().items()}
+    about = {"model_cfg": {**model.config, "custom_text": True}, "preprocess_cfg": model.preprocess}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.net.state_dict().items()}
+    with whole_directory(Path(directory), CONFIG_FILE) as temporary:
+        write_json(temporary / CONFIG_FILE, about)
         save_file(tensors, temporary / WEIGHTS_FILE, metadata={"format": "pt"})
-        (temporary / WEIGHTS_FILE).chmod(0o644)
+        (temporary / WEIGHTS_FILE).chmod(0o644)  # safetensors lets only the owner in
         if model.tokenizer is not None:
             (temporary / "tokenizer.json").write_text(model.tokenizer.to_json(), encoding="utf-8")
-        temporary.chmod(0o755)
-        _replace(temporary, directory)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
 
 
 def open_clip_model(path_or_name: str | Path, device: torch.device | str = "cpu") -> ClipModel:
