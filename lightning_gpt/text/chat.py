@@ -44,13 +44,16 @@ class ChatTemplate:
         tokenizer: of the model.
         template: Jinja source in transformers' form, "chatml", "plain"; None = the model's own, else ChatML when the
             vocabulary has its tokens, else plain.
+        image_token: special token that stands for a picture where a user's message has its text, such as <image>;
+            elsewhere, and without it, that text is ordinary.
 
     Raises:
         ValueError: not a template, ChatML without its tokens, or jinja2 is not installed.
     """
 
-    def __init__(self, tokenizer: Tokenizer, template: str | None = None) -> None:
+    def __init__(self, tokenizer: Tokenizer, template: str | None = None, image_token: str | None = None) -> None:
         self.tokenizer = tokenizer
+        self.image_token = image_token
         special = tokenizer.special_tokens
         if template is None:
             template = tokenizer.roles.chat_template or ("chatml" if "<|im_end|>" in special else "plain")
@@ -109,6 +112,8 @@ class ChatTemplate:
         for message in messages:
             if not isinstance(message, Mapping) or not {"role", "content"} <= message.keys():
                 raise ValueError(f"a message must have role and content, this is {message!r}")
+        if self._takes_parts:
+            messages = [{**message, "content": self._in_parts(message)} for message in messages]
         try:
             return self._compiled.render(messages=list(messages), add_generation_prompt=add_generation_prompt)
         except (TemplateError, TypeError) as error:
@@ -150,9 +155,30 @@ class ChatTemplate:
         rest = self._encode(self.render(messages)[len(written) :], messages)
         return MarkedTokens(ids + rest, spoken + [False] * len(rest))
 
+    @cached_property
+    def _takes_parts(self) -> bool:
+        """Whether contents are lists of pictures and texts, as in transformers' templates of vision-language models."""
+        if self.image_token is None:
+            return False
+        try:
+            return "words" not in self._compiled.render(messages=[{"role": "user", "content": "words"}])
+        except Exception:  # whatever it refuses, it will say of a real message
+            return False
+
+    def _in_parts(self, message: Message) -> list[dict[str, str]]:
+        texts = self._texts(message)
+        pictures = [{"type": "image"}] * (len(texts) - 1)
+        return [*pictures, {"type": "text", "text": "".join(texts).strip()}]
+
+    def _texts(self, message: Message) -> list[str]:
+        """What stands before, between and after a message's pictures."""
+        content = str(message["content"])
+        shown = self.image_token is not None and message.get("role") == "user"
+        return content.split(self.image_token) if shown else [content]
+
     def _encode(self, text: str, messages: Sequence[Message]) -> list[int]:
         """Special tokens count where the template writes them, not where a message pretends to."""
-        special, contents = self.tokenizer.special_tokens, {str(message["content"]) for message in messages}
+        special, contents = self.tokenizer.special_tokens, {own for one in messages for own in self._texts(one)}
         forging = [content for content in contents if any(name in content for name in special)]
         if not forging:
             return self.tokenizer.encode(text, allow_special=True)

@@ -5,6 +5,7 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from lightning_gpt.text.byte import byte_tokenizer
 from lightning_gpt.text.chat import ChatTemplate
 from lightning_gpt.text.roles import Roles
+from lightning_gpt.text.special_tokens import with_special_token
 from lightning_gpt.text.tokenizer import Tokenizer
 
 TALK = [
@@ -94,3 +95,45 @@ def test_bad_templates_and_messages(chat_tokenizer, template, messages, words):
 def test_chatml_needs_its_tokens():
     with pytest.raises(ValueError, match="chatml needs the tokens"):
         ChatTemplate(byte_tokenizer(end_of_text=True), "chatml")
+
+
+SEEING = [
+    {"role": "user", "content": "<image>\nWhat is this?"},
+    {"role": "assistant", "content": "a <image> tag"},
+    {"role": "user", "content": "Which <|endoftext|>?"},
+]
+PARTS = (
+    "{% for message in messages %}{{ message['role'].upper() + ': ' }}"
+    "{% for part in message['content'] if part['type'] == 'image' %}{{ '<image>\n' }}{% endfor %}"
+    "{% for part in message['content'] if part['type'] == 'text' %}{{ part['text'] + ' ' }}{% endfor %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
+)
+"""As the templates of transformers' LLaVA models read messages."""
+
+
+def test_pictures_stand_where_the_user_shows_them(chat_tokenizer):
+    tokenizer = with_special_token(chat_tokenizer, "<image>")
+    image, end = tokenizer.special_tokens["<image>"], tokenizer.special_tokens["<|endoftext|>"]
+    for template in (None, "plain", PARTS):
+        ids = ChatTemplate(tokenizer, template, "<image>").prompt_ids(SEEING)
+        assert ids.count(image) == 1  # the assistant's words are words
+        assert tokenizer.decode(ids).count("<image>") == 2
+        assert end not in ids
+        assert image not in ChatTemplate(tokenizer, template if template != PARTS else None).prompt_ids(SEEING)
+    marked = ChatTemplate(tokenizer, None, "<image>").encode(SEEING[:2])
+    assert (
+        tokenizer.decode([token for token, said in zip(marked.ids, marked.spoken) if said]) == "a <image> tag<|im_end|>"
+    )
+    assert marked.ids.count(image) == 1
+
+
+def test_a_template_that_takes_parts_is_given_them(chat_tokenizer):
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = with_special_token(chat_tokenizer, "<image>")
+    peer = PreTrainedTokenizerFast(tokenizer_object=tokenizers.Tokenizer.from_str(tokenizer.to_json()))
+    parts = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is this?"}]}]
+    expected = peer.apply_chat_template(parts, chat_template=PARTS, tokenize=True, add_generation_prompt=True)
+    template = ChatTemplate(tokenizer, PARTS, "<image>")
+    assert template.prompt_ids(SEEING[:1]) == expected["input_ids"]
+    assert template.render(TALK[1:2], add_generation_prompt=True) == "USER: Who wrote Hamlet? ASSISTANT:"
