@@ -7,5 +7,15 @@ from lightning_gpt.data.preference_data import PreferenceData
 from lightning_gpt.data.prompt_data import PromptData
 from lightning_gpt.data.step_data import StepData
 from lightning_gpt.data.token_data import TokenData
+from lightning_gpt.data.vision_instruction_data import VisionInstructionData
 
-__all__ = ["ImageTextData", "InstructionData", "LabelledData", "PreferenceData", "PromptData", "StepData", "TokenData"]
+__all__ = [
+    "ImageTextData",
+    "InstructionData",
+    "LabelledData",
+    "PreferenceData",
+    "PromptData",
+    "StepData",
+    "TokenData",
+    "VisionInstructionData",
+]

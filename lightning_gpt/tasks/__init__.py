@@ -5,6 +5,7 @@ from lightning_gpt.tasks.clip import CLIP
 from lightning_gpt.tasks.dpo import DPO
 from lightning_gpt.tasks.grpo import GRPO, RLOO
 from lightning_gpt.tasks.kto import KTO
+from lightning_gpt.tasks.llava import LLaVA
 from lightning_gpt.tasks.online_dpo import OnlineDPO
 from lightning_gpt.tasks.ppo import PPO
 from lightning_gpt.tasks.pretraining import Pretraining
@@ -20,6 +21,7 @@ __all__ = [
     "PPO",
     "RLOO",
     "SFT",
+    "LLaVA",
     "NonFiniteError",
     "OnlineDPO",
     "Pretraining",

@@ -57,12 +57,16 @@ class Task(LightningModule):
         total = self.trainer.max_steps
         if total < 1:
             raise ValueError(f"trainer.max_steps={total}: the schedule needs its length, set trainer.max_steps")
-        optimizer = self.optimizer_spec.build(self)
+        optimizer = self.build_optimizer()
         scheduler = self.schedule_spec.build(optimizer, total)
         self._fresh_groups = [
             {key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups
         ]
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def build_optimizer(self) -> Optimizer:
+        """The optimizer over every parameter that learns."""
+        return self.optimizer_spec.build(self)
 
     def on_train_start(self) -> None:
         """Lets this run's settings win over a checkpoint's: restoring an optimizer also restores its learning rate,

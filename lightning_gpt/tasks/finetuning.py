@@ -65,9 +65,7 @@ class FineTuning(Task):
         """Opens the model and hands its tokenizer to the data."""
         if self.tokenizer is not None:
             return
-        from lightning_gpt.hub import open_model
-
-        net, tokenizer = open_model(self.init_from)
+        net, tokenizer = self.open_start()
         if tokenizer is None:
             raise ValueError(f"model.init_from={self.init_from} has no tokenizer.json: put it beside config.json")
         if tokenizer.pad_id is not None and tokenizer.pad_id == tokenizer.eos_id:
@@ -83,6 +81,12 @@ class FineTuning(Task):
         if template is not None:  # from now on the model's own
             source = self.trainer.datamodule.encoder.template.source
             self.tokenizer.roles = replace(tokenizer.roles, chat_template=source)
+
+    def open_start(self) -> tuple[GPT, Tokenizer | None]:
+        """The network that training starts from, and its tokenizer."""
+        from lightning_gpt.hub import open_model
+
+        return open_model(self.init_from)
 
     def configure_model(self) -> None:
         """Takes the opened network, with fresh adapters in it if asked for."""
@@ -159,14 +163,18 @@ class FineTuning(Task):
         for name in [name for name in state if name.startswith(self.frozen_modules)]:
             del state[name]
         if self.lora is not None:
-            about |= {
-                "lora": asdict(self.lora),
-                "base": str(Path(self.init_from).resolve()) if Path(self.init_from).exists() else self.init_from,
-                "base_fingerprint": self.base_fingerprint,
-            }
+            about |= {"lora": asdict(self.lora), **self.about_base()}
             learnt = {f"net.{name}" for name in trainable_state(self.net)}
             for name in [name for name in state if name.startswith("net.") and name not in learnt]:
                 del state[name]
+
+    def about_base(self) -> dict[str, str]:
+        """Where the weights are that a checkpoint does not hold."""
+        here = Path(self.init_from)
+        return {
+            "base": str(here.resolve()) if here.exists() else self.init_from,
+            "base_fingerprint": self.base_fingerprint,
+        }
 
     frozen_modules: tuple[str, ...] = ("reference.",)
     """Beginnings of the names of weights that never learn and are made anew on resume."""
