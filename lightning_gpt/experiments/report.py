@@ -10,12 +10,12 @@ from lightning_gpt.experiments.comparisons import (
     is_ladder,
     power_of,
     reference,
-    unit_of,
     variant_values,
 )
 from lightning_gpt.experiments.fewer_seeds import FIGURE_FILE as FEWER_FILE
 from lightning_gpt.experiments.fewer_seeds import VERDICTS, draw_fewer_seeds, fewer_seeds_rows
 from lightning_gpt.experiments.figure import FIGURE_FILE, POSITIONS_FILE, common_points, draw_curves, draw_positions
+from lightning_gpt.experiments.metrics import larger_is_better, unit_of
 from lightning_gpt.experiments.results import LOAD_PREFIX
 from lightning_gpt.experiments.statistics import estimate
 from lightning_gpt.experiments.tables import (
@@ -128,7 +128,7 @@ def conclusion(results: dict[str, Any]) -> str:
     if values[baseline] and _compares(results):
         found = estimate(values[baseline])
         sentences.append(
-            f"The baseline `{baseline}` ends at {found.text()}{unit_of(metric)} ({metric}, n = {found.n})."
+            f"The baseline `{baseline}` ends at {found.text()}{unit_of(metric, results)} ({metric}, n = {found.n})."
         )
     for name, one in comparisons_of(results, metric).items():
         after = f" after `{reference(results, name)}`" if is_ladder(results) else ""
@@ -136,8 +136,10 @@ def conclusion(results: dict[str, Any]) -> str:
         sentences.append(f"`{name}`{after}: {one.verdict} ({one.difference.text(signed=True)}{p}).")
     ranked = sorted((sum(v) / len(v), name) for name, v in values.items() if v)
     if len(ranked) > 1:
-        lowest, name = ranked[0]
-        sentences.append(f"Lowest {'mean' if _compares(results) else metric}: `{name}`, {lowest:.4f}.")
+        most = larger_is_better(results, metric)
+        value, name = ranked[-1 if most else 0]
+        what = "mean" if _compares(results) else metric
+        sentences.append(f"{'Highest' if most else 'Lowest'} {what}: `{name}`, {value:.4f}.")
     for name in results["variants"]:
         cells = [cell for cell in results["cells"] if cell["variant"] == name]
         sick = sum(cell["status"] == "diverged" for cell in cells)

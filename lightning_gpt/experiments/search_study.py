@@ -9,6 +9,7 @@ from typing import Any
 
 import lightning_gpt
 from lightning_gpt.data.corpus_meta import CorpusMeta
+from lightning_gpt.experiments.data_files import data_files
 from lightning_gpt.experiments.plan import prepare_corpus
 from lightning_gpt.experiments.search_spec import Search, base_settings
 from lightning_gpt.experiments.settings import lookup, read_yaml
@@ -178,15 +179,18 @@ def check_identity(search: Search, study: Any) -> None:
 
 
 def _fingerprint(search: Search) -> str | None:
-    """Of the corpus, which is prepared or found ready; None where the trials differ in it."""
+    """Of the corpus, which is prepared or found ready, or of other data; None where the trials differ in them."""
     if any(key.startswith(PREPARE_KEY) or key == DATA_KEY for key in search.space):
         return None
     if search.base.prepare:
         return CorpusMeta.load(prepare_corpus(search.base.prepare)).fingerprint
-    directory = lookup(base_settings(search.base), DATA_KEY)
-    if directory is None:
-        raise ValueError(f"{search.base.path}: no corpus: give `prepare`, or {DATA_KEY} in the configs")
-    return CorpusMeta.load(directory).fingerprint
+    tree = base_settings(search.base)
+    if directory := lookup(tree, DATA_KEY):
+        return CorpusMeta.load(directory).fingerprint
+    try:
+        return "".join(one.sha256 or one.path for one in data_files(tree))
+    except ValueError as error:
+        raise ValueError(f"{search.base.path}: {error}") from None
 
 
 def asked(search: Search, study: Any) -> Any:
