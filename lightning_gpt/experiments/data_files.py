@@ -15,11 +15,11 @@ from lightning_gpt.experiments.settings import lookup
 from lightning_gpt.hub.adapters import ADAPTER_CONFIG
 from lightning_gpt.hub.opening import find_checkpoint
 
-SPLITS = ("train", "val", "test")
-"""Settings of a data module that name rows."""
+SPLITS = ("train", "val", "test", "transfer", "zero_shot")
+"""Settings of data modules that name rows."""
 WRITTEN = ("reference_file",)
 """Settings of tasks that name what training itself writes."""
-PICTURES = ("image", "images")
+PICTURES = ("image", "images", "image_path", "file_name", "filename", "filepath", "path", "jpg", "png", "img")
 """Keys of rows that name further files, seen from the folder of the rows."""
 MODEL_FILES = ("*.json", "*.safetensors", "*.jinja")
 

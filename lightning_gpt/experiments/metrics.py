@@ -27,8 +27,11 @@ FAMILIES = {
     r"val/loss_at_\d+": SMALLER,
     r"experts/(max_violation|dropped)": SMALLER,
     r"experts/min_load": LARGER,
+    r"val/(transfer_)?((image_to_text|text_to_image)_)?r\d+": LARGER,
+    r"val/(transfer_)?(image_to_text|text_to_image)_median_rank": SMALLER,
+    r"val/zero_shot_(class_mean_)?top\d+": LARGER,
 }
-"""Metrics that only some runs have: longer validation windows, a mixture of experts."""
+"""Metrics that come in kinds, or that only some runs have: longer validation windows, a mixture of experts, recalls."""
 NAME = re.compile(r"\w+(/[\w@.-]+)+")
 LOSS = re.compile(r"(val|train)/loss(_at_\d+)?")
 UNITS = {"val/bits_per_byte": " bits per byte", "val/kl": " nats", "objective/kl": " nats"}
@@ -38,6 +41,7 @@ LOSS_UNITS = {
     "SFT": TOKEN_UNIT,
     "RewardModel": "nats per pair",
     "ProcessRewardModel": "nats per step",
+    "CLIP": "nats per pair",
 }
 """Of the loss, by the task; those of the others have none that means something."""
 

@@ -15,7 +15,7 @@
     seeds: [1, 2, 3]
     more_seeds: {low-*: [4, 5]}            optional: further seeds of the variants that match
     metrics: [val/loss]                    the first decides
-    better: {val/i2t_r1: larger}           or smaller, of metrics for which metrics.py does not know it
+    better: {val/mean_length: larger}      or smaller, of metrics for which metrics.py does not know it
     equal: {training_flops: 0.02}          or parameters, tokens, seconds: refused when a variant differs by more
     against: previous                      a ladder: each variant is compared with the one before it; none: nothing is
     fewer_seeds: [2, 3, 5]                 optional: how often so many of the seeds would have given the same verdict

@@ -78,12 +78,12 @@ def test_units_are_those_of_the_task():
 
 
 def test_what_is_known_need_not_be_said(write_experiment):
-    better = {"val/i2t_r1": "larger", "val/mean_length": "smaller"}
-    names = ["val/accuracy", "val/i2t_r1", "val/loss"]
+    better = {"val/ended": "larger", "val/mean_length": "smaller"}
+    names = ["val/accuracy", "val/ended", "val/loss"]
     experiment = load_experiment(write_experiment(metrics=names, curve="val/mean_length", better=better))
     assert experiment.better == {
         "val/accuracy": "larger",
-        "val/i2t_r1": "larger",
+        "val/ended": "larger",
         "val/loss": "smaller",
         "val/mean_length": "smaller",
     }
