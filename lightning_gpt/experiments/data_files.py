@@ -5,7 +5,6 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -40,16 +39,17 @@ class NamedFile:
     """Of JSON lines; None: of another kind."""
 
 
-def data_files(tree: dict[str, Any]) -> list[NamedFile]:
+def data_files(tree: dict[str, Any], known: dict[Path, str] | None = None) -> list[NamedFile]:
     """Files and folders that the settings of the data name.
 
     Args:
         tree: nested settings of fit.
+        known: digests of files that were read before; added to, so that variants share them.
 
     Raises:
         ValueError: rows that are not there, or none named; names the setting.
     """
-    settings = lookup(tree, "data.init_args", {})
+    known, settings = {} if known is None else known, lookup(tree, "data.init_args", {})
     named = {key: value for key, value in settings.items() if isinstance(value, str) and value}
     if "train" not in named:
         raise ValueError(
@@ -59,8 +59,8 @@ def data_files(tree: dict[str, Any]) -> list[NamedFile]:
     found = []
     for key, value in named.items():
         setting = f"data.init_args.{key}"
-        if Path(value).expanduser().exists():
-            found.append(_described(setting, value, Path(value).expanduser()))
+        if _exists(path := Path(value).expanduser()):
+            found.append(_described(setting, value, path, known))
         elif key in SPLITS:
             if not value.startswith(DATASET_PREFIX) and (not HUB_NAME.fullmatch(value) or Path(value).suffix):
                 raise ValueError(f"{setting}={value} does not exist (paths start at {Path.cwd()})")
@@ -68,14 +68,16 @@ def data_files(tree: dict[str, Any]) -> list[NamedFile]:
     return found
 
 
-def model_files(tree: dict[str, Any]) -> list[NamedFile]:
+def model_files(tree: dict[str, Any], known: dict[Path, str] | None = None) -> list[NamedFile]:
     """Models, checkpoints and tables on this machine that the settings of the task name, such as init_from.
 
     Args:
         tree: nested settings of fit.
+        known: as of data_files.
     """
+    known = {} if known is None else known
     return [
-        _described(setting, value, path)
+        _described(setting, value, path, known)
         for setting, value in _texts("model.init_args", lookup(tree, "model.init_args", {}))
         if setting.rpartition(".")[2] not in WRITTEN and (path := _weights(value)) is not None
     ]
@@ -96,10 +98,7 @@ def _texts(where: str, value: Any) -> Iterator[tuple[str, str]]:
 def _weights(value: str) -> Path | None:
     """The file or model directory that a text names, of a run its checkpoint; None: neither."""
     path = Path(value)
-    try:
-        if not value or not path.exists():
-            return None
-    except OSError:  # a text too long for a name
+    if not value or not _exists(path):
         return None
     if path.is_file() or any((path / name).exists() for name in ("config.json", ADAPTER_CONFIG)):
         return path
@@ -109,14 +108,14 @@ def _weights(value: str) -> Path | None:
         return None
 
 
-def _described(setting: str, value: str, path: Path) -> NamedFile:
+def _described(setting: str, value: str, path: Path, known: dict[Path, str]) -> NamedFile:
     model = setting.startswith("model.")
     if path.is_file():
         files = [path, *(() if model else _pictures(path))]
     else:
         found = [one for name in MODEL_FILES for one in path.glob(name)] if model else path.rglob("*")
         files = sorted(one for one in found if one.is_file() and not one.name.startswith("."))
-    digests = [_sha256(str(one), one.stat().st_mtime_ns) for one in files]
+    digests = [_sha256(one, known) for one in files]
     if len(files) == 1 and path.is_file():
         digest = digests[0]
     else:
@@ -146,16 +145,24 @@ def _pictures(path: Path) -> list[Path]:
             for key in PICTURES:
                 for name in _names(row.get(key) if isinstance(row, dict) else None):
                     found[path.parent / name] = None
-    return sorted(one for one in found if one.is_file())
+    return sorted(one for one in found if _exists(one) and one.is_file())
 
 
 def _names(value: Any) -> list[str]:
     values = value if isinstance(value, list) else [value]
-    return [one for one in values if isinstance(one, str) and len(one) < 1024]
+    return [one for one in values if isinstance(one, str) and one]
 
 
-@cache
-def _sha256(path: str, changed: int) -> str:
-    """Of a file's content; once for all variants."""
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def _exists(path: Path) -> bool:
+    """Also of texts that are too long for a name."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
+
+
+def _sha256(path: Path, known: dict[Path, str]) -> str:
+    if path not in known:
+        with open(path, "rb") as stream:
+            known[path] = hashlib.file_digest(stream, "sha256").hexdigest()
+    return known[path]

@@ -119,7 +119,8 @@ def plan_cells(
     root = runs / ("smoke" if smoke else "") / experiment.chapter / experiment.name
     bases = [read_yaml(path) for path in experiment.configs]
     chosen = list(experiment.variants.values())
-    variants = [_resolve(experiment, variant, bases, smoke) for variant in chosen]
+    digests: dict[Path, str] = {}
+    variants = [_resolve(experiment, variant, bases, smoke, digests) for variant in chosen]
     _check_equal(experiment, "parameters", {one.name: one.parameters for one in variants})
     if not smoke and experiment.knows_seconds:
         variants = _timed(experiment, variants, root, bases)
@@ -166,7 +167,9 @@ def _dotted(experiment: Experiment, variant: Variant, smoke: bool) -> dict[str, 
     return {**QUIET, **experiment.overrides, **variant.overrides, **only_smoke}
 
 
-def _resolve(experiment: Experiment, variant: Variant, bases: list[dict[str, Any]], smoke: bool) -> _Resolved:
+def _resolve(
+    experiment: Experiment, variant: Variant, bases: list[dict[str, Any]], smoke: bool, digests: dict[Path, str]
+) -> _Resolved:
     dotted = _dotted(experiment, variant, smoke)
     only_smoke = checked_settings("smoke", experiment.smoke if smoke else None)[1]
     corpus_settings = {**experiment.prepare, **variant.prepare, **only_smoke}
@@ -178,7 +181,7 @@ def _resolve(experiment: Experiment, variant: Variant, bases: list[dict[str, Any
     tree = overlaid(tree, nested(dotted))
     data_dir, meta, network = lookup(tree, "data.init_args.data_dir"), None, None
     try:
-        files = model_files(tree) if data_dir else [*data_files(tree), *model_files(tree)]
+        files = [*(() if data_dir else data_files(tree, digests)), *model_files(tree, digests)]
     except ValueError as error:
         raise ValueError(f"{experiment.path}: {variant.name}: {error}") from None
     if data_dir:

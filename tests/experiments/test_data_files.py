@@ -10,6 +10,8 @@ from lightning_gpt.cli.experiment import run_command
 from lightning_gpt.experiments import load_experiment
 from lightning_gpt.experiments.data_files import data_files, model_files
 from lightning_gpt.experiments.plan import plan_cells
+from lightning_gpt.experiments.search_spec import load_search
+from lightning_gpt.experiments.search_study import check_identity, import_optuna
 
 INIT = "model.init_args.init_from"
 BASE = {
@@ -171,6 +173,23 @@ def test_rows_that_are_not_there_are_named(place):
         plan_cells(load_experiment(write(place)))
 
 
+def test_a_search_goes_on_with_the_rows_and_the_model_it_began_with(place):
+    rate = "model.init_args.optimizer.init_args.lr"
+    content = {"question": "Which rate?", "configs": ["base.yaml"], "budget": {"max_steps": 4}, "seeds": [1]}
+    path = place / "search.yaml"
+    path.write_text(yaml.safe_dump({**content, "space": {rate: {"low": 1e-3, "high": 1e-1}}, "trials": 2}))
+    search, study = load_search(path), import_optuna().create_study()
+    check_identity(search, study)
+    check_identity(search, study)
+    for name in ("val.jsonl", "model/config.json"):
+        before = (place / name).read_text()
+        (place / name).write_text(before + "\n" + before)
+        with pytest.raises(ValueError, match="earlier trials were made under another corpus"):
+            check_identity(search, study)
+        (place / name).write_text(before)
+    check_identity(search, study)
+
+
 def test_contents_of_folders_pictures_and_runs_count(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     contents = {"rows/a.jsonl": "1\n2\n", "rows/b.jsonl": "3\n", "art/x.png": "old", "art/y.png": "same"}
@@ -184,7 +203,9 @@ def test_contents_of_folders_pictures_and_runs_count(tmp_path, monkeypatch):
     (checkpoints / "best.ckpt").write_text("weights")
     (tmp_path / "cache.safetensors").write_text("written by training")
     tree = {
-        "data": {"init_args": {"train": "rows", "val": "shown.jsonl", "test": "owner/name", "invalid": "error"}},
+        "data": {
+            "init_args": {"train": "rows", "val": "shown.jsonl", "test": "owner/name", "chat_template": "{{ x }}" * 99}
+        },
         "model": {
             "init_args": {
                 "init_from": "owner/name",
