@@ -27,7 +27,7 @@ A variant's keys that begin with `prepare.` change its corpus; `budget.tokens: 4
 
 Data that are no corpus are named in the configs or overrides, without `prepare`, such as
 `data.class_path: lightning_gpt.data.PreferenceData` with `train` and `val`; their budget is max_steps or seconds. Other
-rows, other pictures that rows name, or another model in `init_from` are new runs, as other settings are (data_files.py)
+rows, pictures that rows name, or weights in `init_from` are new runs, as other settings are (data_files.py).
 
 Seconds are those of training on this machine, without the start of the process and the validations. Before the first
 run two short ones measure what a step of each variant takes, which fixes its number of steps for all seeds and for good
