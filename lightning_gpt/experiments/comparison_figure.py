@@ -6,6 +6,7 @@ from typing import Any
 
 from lightning_gpt.experiments.comparison import AXES, Comparison
 from lightning_gpt.experiments.comparison_curves import Curve, curves
+from lightning_gpt.experiments.metrics import loss_unit, unit_of
 
 MOST_CHARTS = 6
 MOST_NAMES = 24
@@ -47,7 +48,7 @@ def draw(comparison: Comparison) -> tuple[Any, list[tuple[str, Any, list[Curve]]
             handles.setdefault(curve.name, line)
             if (curve.high > curve.low).any():
                 axes.fill_between(curve.x, curve.low, curve.high, color=colours[curve.name], alpha=0.2, linewidth=0)
-        axes.set(xlabel=AXES[comparison.axis], ylabel=f"{tag}{_unit(tag)}")
+        axes.set(xlabel=AXES[comparison.axis], ylabel=f"{tag}{_unit(tag, comparison)}")
         _frame(axes, found)
         axes.grid(alpha=0.3)
         drawn.append((tag, axes, found))
@@ -62,8 +63,12 @@ def draw(comparison: Comparison) -> tuple[Any, list[tuple[str, Any, list[Curve]]
     return figure, drawn
 
 
-def _unit(tag: str) -> str:
-    return {"val/loss": " (nats per token)", "train/loss": " (nats per token)"}.get(tag, "")
+def _unit(tag: str, comparison: Comparison) -> str:
+    """In brackets; none where runs measure their losses differently. Those of others are taken for language models'."""
+    settings = [run.settings for row in comparison.rows for run in row.runs]
+    units = {loss_unit(one.get("model"), "model" not in one or "data.data_dir" in one) for one in settings}
+    unit = unit_of(tag, {"loss_unit": units.pop() if len(units) == 1 else ""})
+    return f" ({unit.strip()})" if unit else ""
 
 
 def _frame(axes: Any, found: list[Curve]) -> None:

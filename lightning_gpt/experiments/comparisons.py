@@ -3,17 +3,8 @@
 from dataclasses import asdict
 from typing import Any
 
+from lightning_gpt.experiments.metrics import larger_is_better, unit_of
 from lightning_gpt.experiments.statistics import Comparison, compare, power_statement
-
-UNITS = {"val/bits_per_byte": " bits per byte", "val/perplexity": "", "train/perplexity": ""}
-"""Of metrics that are no loss in nats per token."""
-
-
-def unit_of(metric: str) -> str:
-    """With a space before it."""
-    if metric.startswith("experts/"):
-        return ""
-    return UNITS.get(metric, " nats per token")
 
 
 def variant_values(results: dict[str, Any], variant: str, metric: str) -> dict[int, float]:
@@ -50,12 +41,12 @@ def comparisons_of(results: dict[str, Any], metric: str) -> dict[str, Comparison
         ours, theirs = (variant_values(results, name, metric) for name in (variant, reference(results, variant)))
         if both := sorted(ours.keys() & theirs.keys()):
             differences[variant] = [ours[seed] - theirs[seed] for seed in both]
-    return compare(differences)
+    return compare(differences, larger_is_better(results, metric))
 
 
 def power_of(results: dict[str, Any], metric: str) -> str:
     """What this experiment could have seen, in a sentence; empty when nothing is compared."""
-    return power_statement(list(comparisons_of(results, metric).values()), unit_of(metric))
+    return power_statement(list(comparisons_of(results, metric).values()), unit_of(metric, results))
 
 
 def comparisons_json(results: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -9,6 +9,7 @@ import numpy as np
 from scipy import stats
 
 from lightning_gpt.experiments.comparisons import comparisons_of, reference, variant_values
+from lightning_gpt.experiments.metrics import larger_is_better
 from lightning_gpt.experiments.statistics import LEVEL, holm, power
 
 FIGURE_FILE = "fewer_seeds.png"
@@ -24,7 +25,8 @@ def verdict_shares(differences: Mapping[str, Sequence[float]], n: int, most: int
     Each part is judged as a whole experiment would be, Holm's correction over its variants included.
 
     Args:
-        differences: variant -> its value minus its reference's, by seed, in the same order for all.
+        differences: variant -> its value minus its reference's, by seed, in the same order for all; where larger is
+            better the other way round, so that better is below zero.
         n: seeds of a part, at least 2 and at most all.
         most: parts; where there are more, so many random ones are read.
 
@@ -88,7 +90,9 @@ def _pairs(results: dict[str, Any]) -> dict[str, tuple[list[float], list[float]]
 
 
 def _differences(results: dict[str, Any]) -> dict[str, list[float]]:
-    return {name: [a - b for a, b in zip(*both)] for name, both in _pairs(results).items()}
+    """By variant, below zero where it is better than its reference."""
+    sign = -1 if larger_is_better(results, results["metrics"][0]) else 1
+    return {name: [sign * (a - b) for a, b in zip(*both)] for name, both in _pairs(results).items()}
 
 
 def fewer_seeds_rows(results: dict[str, Any]) -> list[list[str]]:
@@ -137,7 +141,7 @@ def draw_fewer_seeds(results: dict[str, Any], directory: Path) -> Path | None:
         if whole.deviation:
             level = LEVEL / len(differences)
             foreseen = [power(n, whole.mean, whole.deviation, level) for n in sizes]
-            if whole.mean > 0:
+            if (whole.mean > 0) != larger_is_better(results, results["metrics"][0]):
                 foreseen = [1 - one for one in foreseen]
             panel.plot(places, foreseen, "k.--", linewidth=1, label="power of the t test")
         panel.set_xticks(places, [str(n) for n in sizes])

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from lightning_gpt.experiments.metrics import unit_of
+
 FIGURE_FILE = "curves.png"
 POSITIONS_FILE = "positions.png"
 AT_POSITION = re.compile(r"(.+/loss)_at_(\d+)")
@@ -58,8 +60,8 @@ def draw_curves(results: dict[str, Any], directory: Path) -> Path | None:
         panel.xaxis.set_major_formatter(EngFormatter(sep=""))
         panel.xaxis.set_major_locator(MaxNLocator(6))
         panel.grid(alpha=0.3)
-    unit = {"val/bits_per_byte": "bits per byte"}.get(results["curve"], "nats per token")
-    panels[0].set_ylabel(f"{results['curve']} ({unit})")
+    unit = unit_of(results["curve"], results).strip()
+    panels[0].set_ylabel(f"{results['curve']} ({unit})" if unit else results["curve"])
     if len(by_variant) > 10:
         figure.legend(*panels[0].get_legend_handles_labels(), fontsize=7, loc="outside right center")
     else:
@@ -69,7 +71,7 @@ def draw_curves(results: dict[str, Any], directory: Path) -> Path | None:
 
 def _axes_that_differ(by_variant: dict[str, list[dict[str, Any]]]) -> dict[str, Axis]:
     """Those that are known for all; FLOPs only where variants differ by 2% in them per token (else the picture is that
-    over tokens once more); optimizer steps where nothing is known."""
+    over tokens once more); optimizer steps where tokens are not known."""
     cells = [cell for cells in by_variant.values() for cell in cells]
     known = {
         label: axis
@@ -80,7 +82,7 @@ def _axes_that_differ(by_variant: dict[str, list[dict[str, Any]]]) -> dict[str, 
         per_token = [cell["flops_per_step"] * cell["steps"] / cell["tokens"] for cell in cells]
         if max(per_token) < 1.02 * min(per_token):
             del known["training FLOPs"]
-    return known or {"optimizer step": lambda cell, steps: list(map(float, steps))}
+    return known if "tokens" in known else {"optimizer step": lambda cell, steps: list(map(float, steps))} | known
 
 
 def _line(panel, cells: list[dict[str, Any]], axis: Axis, variant: str, number: int, of: int) -> None:

@@ -3,9 +3,8 @@
 import hashlib
 import inspect
 import json
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,9 @@ import lightning_gpt
 from lightning_gpt.data import TokenData
 from lightning_gpt.data.corpus_meta import CorpusMeta
 from lightning_gpt.data.prepare import prepare
+from lightning_gpt.experiments.budgets import count_steps
+from lightning_gpt.experiments.data_files import NamedFile, data_files, model_files
+from lightning_gpt.experiments.metrics import loss_unit
 from lightning_gpt.experiments.settings import lookup, nested, overlaid, read_yaml
 from lightning_gpt.experiments.spec import Experiment, Variant
 from lightning_gpt.experiments.spec_checks import checked_settings
@@ -43,7 +45,7 @@ class Cell:
     """Nested, laid over `configs`."""
     max_steps: int
     tokens_per_step: int | None
-    """None: the number of devices is not fixed."""
+    """None: the number of devices is not fixed, or the data are no corpus."""
     flops_per_token: float | None
     """Analytic, forward and backward; None: the model is not described by a GPTConfig."""
     parameters: int | None
@@ -51,11 +53,17 @@ class Cell:
     """Without embeddings."""
     active_parameters: int | None
     """What one token meets: fewer than `parameters` with a mixture of experts."""
-    data_dir: str
+    data_dir: str | None
+    """Of the corpus; None: the data are none."""
     config_hash: str
-    """Of everything that decides the result: all settings, the corpus' fingerprint, this package's version."""
+    """Of everything that decides the result: all settings, the corpus' fingerprint, the contents of `files`, this
+    package's version."""
     step_seconds: float | None = None
     """What a step was measured to take before the runs; None: nobody asked."""
+    files: list[NamedFile] = field(default_factory=list)
+    """Rows that it learns from and models that it starts from."""
+    loss_unit: str = ""
+    """Of the losses that it logs."""
 
     @property
     def seconds(self) -> float | None:
@@ -97,10 +105,11 @@ def plan_cells(
         check: of each variant's settings, before a corpus is prepared or anything runs.
 
     Raises:
-        ValueError: settings that training does not have, a corpus or a budget that cannot be, variants that are not as
-            equal as asked; one line.
+        ValueError: something that the experiment needs is not there, settings that training does not have, a corpus or
+            a budget that cannot be, variants that are not as equal as asked; one line.
         RuntimeError: a short run failed.
     """
+    _check_needs(experiment)
     placeholder = {"data.init_args.data_dir": str(CORPORA)} if experiment.prepare else {}
     for variant in experiment.variants.values() if check else ():
         try:
@@ -110,7 +119,8 @@ def plan_cells(
     root = runs / ("smoke" if smoke else "") / experiment.chapter / experiment.name
     bases = [read_yaml(path) for path in experiment.configs]
     chosen = list(experiment.variants.values())
-    variants = [_resolve(experiment, variant, bases, smoke) for variant in chosen]
+    digests: dict[Path, str] = {}
+    variants = [_resolve(experiment, variant, bases, smoke, digests) for variant in chosen]
     _check_equal(experiment, "parameters", {one.name: one.parameters for one in variants})
     if not smoke and experiment.knows_seconds:
         variants = _timed(experiment, variants, root, bases)
@@ -128,14 +138,17 @@ class _Resolved:
 
     name: str
     dotted: dict[str, Any]
-    data_dir: str
-    fingerprint: str
+    data_dir: str | None
+    fingerprint: str | None
+    """Of the corpus."""
     tokens_per_step: int | None
     flops_per_token: float | None
     network: GPTConfig | None
     max_steps: int | None
     """None: a matter of seconds, to be measured."""
     step_seconds: float | None = None
+    files: list[NamedFile] = field(default_factory=list)
+    loss_unit: str = ""
 
     @property
     def parameters(self) -> int | None:
@@ -154,7 +167,9 @@ def _dotted(experiment: Experiment, variant: Variant, smoke: bool) -> dict[str, 
     return {**QUIET, **experiment.overrides, **variant.overrides, **only_smoke}
 
 
-def _resolve(experiment: Experiment, variant: Variant, bases: list[dict[str, Any]], smoke: bool) -> _Resolved:
+def _resolve(
+    experiment: Experiment, variant: Variant, bases: list[dict[str, Any]], smoke: bool, digests: dict[Path, str]
+) -> _Resolved:
     dotted = _dotted(experiment, variant, smoke)
     only_smoke = checked_settings("smoke", experiment.smoke if smoke else None)[1]
     corpus_settings = {**experiment.prepare, **variant.prepare, **only_smoke}
@@ -164,19 +179,34 @@ def _resolve(experiment: Experiment, variant: Variant, bases: list[dict[str, Any
     for base in bases:
         tree = overlaid(tree, base)
     tree = overlaid(tree, nested(dotted))
-    data_dir = lookup(tree, "data.init_args.data_dir")
-    if data_dir is None:
-        raise ValueError(f"{experiment.path}: no corpus: give `prepare`, or data.init_args.data_dir in the configs")
-    meta = CorpusMeta.load(data_dir)
-    per_step, network = tokens_per_step(tree), network_of(tree, meta.tokenizer.vocab_size)
+    data_dir, meta, network = lookup(tree, "data.init_args.data_dir"), None, None
+    try:
+        files = [*(() if data_dir else data_files(tree, digests)), *model_files(tree, digests)]
+    except ValueError as error:
+        raise ValueError(f"{experiment.path}: {variant.name}: {error}") from None
+    if data_dir:
+        meta = CorpusMeta.load(data_dir)
+        network = network_of(tree, meta.tokenizer.vocab_size)
+    per_step = tokens_per_step(tree) if meta else None
     flops_per_token = training_flops_per_token(network, network.block_size) if network else None
-    resolved = _Resolved(variant.name, dotted, data_dir, meta.fingerprint, per_step, flops_per_token, network, None)
+    resolved = _Resolved(
+        variant.name,
+        dotted,
+        data_dir,
+        meta.fingerprint if meta else None,
+        per_step,
+        flops_per_token,
+        network,
+        max_steps=None,
+        files=files,
+        loss_unit=loss_unit(lookup(tree, "model.class_path"), meta is not None),
+    )
     if smoke:
         dotted |= {"trainer.limit_val_batches": 2, "trainer.log_every_n_steps": 1}
         return resolved.with_steps(SMOKE_STEPS, SMOKE_STEPS)
     if "seconds" in (variant.budget or experiment.budget):
         return resolved
-    steps = _count_steps(experiment, variant, per_step, flops_per_token, meta)
+    steps = count_steps(experiment, variant, per_step, flops_per_token, meta)
     return resolved.with_steps(steps, steps // experiment.validations)
 
 
@@ -249,47 +279,6 @@ def network_of(tree: dict[str, Any], vocab_size: int) -> GPTConfig | None:
     return GPTConfig.from_dict({**fields, "vocab_size": vocab_size, "block_size": block_size})
 
 
-def _count_steps(
-    experiment: Experiment,
-    variant: Variant,
-    tokens_per_step: int | None,
-    flops_per_token: float | None,
-    meta: CorpusMeta,
-) -> int:
-    """Optimizer steps that the budget pays for, a multiple of the number of validations."""
-    ((kind, amount),) = (variant.budget or experiment.budget).items()
-    times = experiment.validations
-    if kind == "max_steps":
-        if amount % times:
-            raise ValueError(
-                f"{experiment.path}: budget.max_steps={amount} is no multiple of validations={times}: the last "
-                f"validation must be at the last step, use {max(1, round(amount / times)) * times}"
-            )
-        return int(amount)
-    if tokens_per_step is None:
-        raise ValueError(f"{experiment.path}: budget.{kind} needs trainer.devices as a number, to count tokens by")
-    if kind == "training_flops" and flops_per_token is None:
-        raise ValueError(f"{experiment.path}: budget.training_flops needs model.init_args.config in the configs")
-    per_token = {
-        "tokens": 1.0,
-        "training_flops": flops_per_token,
-        "bytes": meta.split("train").bytes_per_token,
-    }[kind]
-    exact = amount / (per_token * tokens_per_step)
-    steps = round(exact / times) * times
-    if exact < 1:
-        raise ValueError(
-            f"{experiment.path}: budget.{kind}={amount:g} is too small for one step of {variant.name}: a step takes "
-            f"{per_token * tokens_per_step:,.4g}"
-        )
-    if steps == 0 or abs(steps / exact - 1) > 0.02:
-        raise ValueError(
-            f"{experiment.path}: budget.{kind}={amount:g} pays for {exact:.1f} steps of {variant.name}, which {times} "
-            "validations cannot divide within 2%: raise the budget or lower `validations`"
-        )
-    return steps
-
-
 def _cell(experiment: Experiment, variant: _Resolved, seed: int, root: Path, bases: list[dict[str, Any]]) -> Cell:
     directory = root / variant.name / f"seed_{seed}"
     seeded = replace(variant, dotted={**variant.dotted, "seed_everything": seed})
@@ -309,6 +298,8 @@ def _cell(experiment: Experiment, variant: _Resolved, seed: int, root: Path, bas
         data_dir=variant.data_dir,
         config_hash=_settings_hash(seeded, bases),
         step_seconds=variant.step_seconds,
+        files=variant.files,
+        loss_unit=variant.loss_unit,
     )
 
 
@@ -320,7 +311,16 @@ def _settings_hash(variant: _Resolved, bases: list[dict[str, Any]]) -> str:
         "corpus": variant.fingerprint,
         "version": lightning_gpt.__version__,
     }
+    if variant.files:
+        decisive["files"] = [[one.setting, one.path, one.sha256] for one in variant.files]
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+
+
+def _check_needs(experiment: Experiment) -> None:
+    """Refuses to begin without what must be made first; the command is that of the first that lacks."""
+    for path, command in experiment.needs.items():
+        if not Path(path).exists():
+            raise ValueError(f"{experiment.path}: needs {path}, which does not exist; it is made by: {command}")
 
 
 def _check_equal(experiment: Experiment, kind: str, values: dict[str, float | None]) -> None:
@@ -337,7 +337,7 @@ def _check_equal(experiment: Experiment, kind: str, values: dict[str, float | No
     for name, found in others:
         if expected is None or found is None:
             raise ValueError(
-                f"{experiment.path}: equal.{kind} cannot be checked: give model.init_args.config and "
+                f"{experiment.path}: equal.{kind} cannot be checked: it needs a corpus, and model.init_args.config and "
                 "trainer.devices as a number in the configs"
             )
         if abs(found / expected - 1) > share:
@@ -345,21 +345,3 @@ def _check_equal(experiment: Experiment, kind: str, values: dict[str, float | No
                 f"{experiment.path}: equal.{kind}={share:g}, but {name} has {found:,.6g} and {baseline} "
                 f"{expected:,.6g} ({found / expected - 1:+.1%}): change one of them or the share"
             )
-
-
-def budget_in_words(experiment: Experiment) -> str:
-    """For reports: what every run was given."""
-    budgets = [variant.budget or experiment.budget for variant in experiment.variants.values()]
-    words = dict.fromkeys(_in_words(*next(iter(budget.items()))) for budget in budgets)
-    return next(iter(words)) if len(words) == 1 else f"a budget of its own ({', '.join(words)})"
-
-
-def _in_words(kind: str, amount: float) -> str:
-    if kind == "max_steps":
-        return f"{amount:,.0f} optimizer steps"
-    if kind == "seconds":
-        return f"{amount:g} s of training (without start and validations)"
-    if kind == "training_flops":
-        exponent = math.floor(math.log10(amount))
-        return f"{amount / 10**exponent:.3g}e{exponent} training FLOPs (analytic, head included)"
-    return f"{amount:,.0f} {'tokens' if kind == 'tokens' else 'bytes of text'}"

@@ -10,12 +10,13 @@ from lightning_gpt.experiments.comparisons import (
     is_ladder,
     power_of,
     reference,
-    unit_of,
     variant_values,
 )
 from lightning_gpt.experiments.fewer_seeds import FIGURE_FILE as FEWER_FILE
 from lightning_gpt.experiments.fewer_seeds import VERDICTS, draw_fewer_seeds, fewer_seeds_rows
 from lightning_gpt.experiments.figure import FIGURE_FILE, POSITIONS_FILE, common_points, draw_curves, draw_positions
+from lightning_gpt.experiments.levels_figure import LEVELS_FILE, draw_levels
+from lightning_gpt.experiments.metrics import larger_is_better, unit_of
 from lightning_gpt.experiments.results import LOAD_PREFIX
 from lightning_gpt.experiments.statistics import estimate
 from lightning_gpt.experiments.tables import (
@@ -53,7 +54,7 @@ HOW_TIME_WAS_KEPT = (
 
 
 def write_report(results: dict[str, Any], directory: Path) -> Path:
-    """Writes report.md, curves.png and, for losses along the context, positions.png; shows save_pictures' too.
+    """Writes report.md, curves.png and what other figures the results make; shows save_pictures' too.
 
     Args:
         results: content of results.json.
@@ -61,7 +62,9 @@ def write_report(results: dict[str, Any], directory: Path) -> Path:
     """
     directory.mkdir(parents=True, exist_ok=True)
     figures = [
-        path.name for draw in (draw_positions, draw_curves, draw_fewer_seeds) if (path := draw(results, directory))
+        path.name
+        for draw in (draw_levels, draw_positions, draw_curves, draw_fewer_seeds)
+        if (path := draw(results, directory))
     ]
     pictures = (f"{LOAD_PREFIX}{variant}.png" for variant in results["variants"])
     figures += [name for name in pictures if (directory / name).exists()]
@@ -82,6 +85,8 @@ def report_text(results: dict[str, Any], figures: Collection[str] = (FIGURE_FILE
         parts.append(results_table(results, metric))
     parts.append(HOW_TO_READ if _compares(results) else "Values are those at the end of training.")
     band = "mean of the seeds, band from least to largest"
+    if LEVELS_FILE in figures:
+        parts.append(f"![Over what variants differ in: seeds, means and their 95% intervals]({LEVELS_FILE})")
     if POSITIONS_FILE in figures:
         parts.append(f"![Loss along the context: {band}]({POSITIONS_FILE})")
     if FIGURE_FILE in figures:
@@ -128,7 +133,7 @@ def conclusion(results: dict[str, Any]) -> str:
     if values[baseline] and _compares(results):
         found = estimate(values[baseline])
         sentences.append(
-            f"The baseline `{baseline}` ends at {found.text()}{unit_of(metric)} ({metric}, n = {found.n})."
+            f"The baseline `{baseline}` ends at {found.text()}{unit_of(metric, results)} ({metric}, n = {found.n})."
         )
     for name, one in comparisons_of(results, metric).items():
         after = f" after `{reference(results, name)}`" if is_ladder(results) else ""
@@ -136,8 +141,10 @@ def conclusion(results: dict[str, Any]) -> str:
         sentences.append(f"`{name}`{after}: {one.verdict} ({one.difference.text(signed=True)}{p}).")
     ranked = sorted((sum(v) / len(v), name) for name, v in values.items() if v)
     if len(ranked) > 1:
-        lowest, name = ranked[0]
-        sentences.append(f"Lowest {'mean' if _compares(results) else metric}: `{name}`, {lowest:.4f}.")
+        most = larger_is_better(results, metric)
+        value, name = ranked[-1 if most else 0]
+        what = "mean" if _compares(results) else metric
+        sentences.append(f"{'Highest' if most else 'Lowest'} {what}: `{name}`, {value:.4f}.")
     for name in results["variants"]:
         cells = [cell for cell in results["cells"] if cell["variant"] == name]
         sick = sum(cell["status"] == "diverged" for cell in cells)

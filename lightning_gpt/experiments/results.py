@@ -4,17 +4,20 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from lightning_gpt.data.corpus_meta import CorpusMeta
 from lightning_gpt.data.tokenizer_source import load_tokenizer
+from lightning_gpt.experiments.budgets import budget_in_words
 from lightning_gpt.experiments.cell_run import metrics_of, read_state
 from lightning_gpt.experiments.comparisons import comparisons_json
 from lightning_gpt.experiments.experiment_board import BoardCell, write_experiment_board
 from lightning_gpt.experiments.machine import hardware, versions
-from lightning_gpt.experiments.plan import Cell, budget_in_words
+from lightning_gpt.experiments.metrics import LARGER
+from lightning_gpt.experiments.plan import Cell
 from lightning_gpt.experiments.spec import Experiment
 
 RESULTS_FILE = "results.json"
@@ -33,6 +36,7 @@ def collect_results(experiment: Experiment, cells: list[Cell], command: str) -> 
         ValueError: a cell is not finished.
     """
     one_of_each = {cell.variant: cell for cell in cells}
+    units = {cell.loss_unit for cell in cells}
     results = {
         "format": 1,
         "command": command,
@@ -47,12 +51,16 @@ def collect_results(experiment: Experiment, cells: list[Cell], command: str) -> 
             for name, v in experiment.variants.items()
         },
         "metrics": experiment.metrics,
+        "better": experiment.better,
+        "loss_unit": units.pop() if len(units) == 1 else "",
         "curve": experiment.curve,
         "equal": experiment.equal,
         "against": experiment.against,
         "identical_within": experiment.identical_within,
         "fewer_seeds": experiment.fewer_seeds,
-        "corpora": {name: _corpus(cell) for name, cell in one_of_each.items()},
+        "needs": experiment.needs,
+        "corpora": {name: _corpus(cell) for name, cell in one_of_each.items() if cell.data_dir},
+        "files": {name: [asdict(one) for one in cell.files] for name, cell in one_of_each.items() if cell.files},
         "hardware": hardware(),
         "versions": versions(),
         "config_hash": hashlib.sha256("".join(cell.config_hash for cell in cells).encode()).hexdigest(),
@@ -157,7 +165,7 @@ def _cell(experiment: Experiment, cell: Cell) -> dict[str, Any]:
         "status": state.status,
         "message": state.message,
         "final": {name: values[-1] for name, values in series.items() if values} if done else {},
-        "best": {name: min(values) for name, values in series.items() if values} if done else {},
+        "best": {name: _best(experiment, name)(values) for name, values in series.items() if values} if done else {},
         "parameters": cell.parameters,
         "body_parameters": cell.body_parameters,
         "active_parameters": cell.active_parameters,
@@ -177,6 +185,10 @@ def _cell(experiment: Experiment, cell: Cell) -> dict[str, Any]:
     }
 
 
+def _best(experiment: Experiment, metric: str) -> Callable[[list[float]], float]:
+    return max if experiment.better[metric] == LARGER else min
+
+
 def _with_seconds(rows: list[dict[str, float]]) -> Iterator[tuple[dict[str, float], float | None]]:
     """Each row with the seconds of training by then, of all attempts: validation and saving do not count; None where no
     speed had been logged yet."""
@@ -190,7 +202,7 @@ def _with_seconds(rows: list[dict[str, float]]) -> Iterator[tuple[dict[str, floa
 
 def _training_seconds(rows: list[dict[str, float]], steps: int) -> float | None:
     """Of the whole run; steps after the last that was logged took as long as those before them."""
-    logged = [(row["step"], seconds) for row, seconds in _with_seconds(rows) if "speed/tokens_per_second" in row]
+    logged = [(row["step"], seconds) for row, seconds in _with_seconds(rows) if row.get("speed/tokens_per_second")]
     return round(logged[-1][1] * steps / logged[-1][0], 3) if logged else None
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from lightning_gpt.experiments.comparisons import unit_of
+from lightning_gpt.experiments.metrics import unit_of
 
 HISTORY_FILE, SLICE_FILE, IMPORTANCE_FILE = "history.png", "slice.png", "importance.png"
 COMPLETE, PRUNED, DIVERGED = "came to its end", "stopped early, its last value", "diverged, or off the scale"
@@ -117,7 +117,7 @@ def _shortened(text: str, most: int = 18) -> str:
 
 
 def _label(results: dict[str, Any]) -> str:
-    unit = unit_of(results["metric"]).strip()
+    unit = unit_of(results["metric"], results).strip()
     return f"{results['metric']} ({unit})" if unit else results["metric"]
 
 

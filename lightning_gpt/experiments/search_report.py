@@ -8,8 +8,9 @@ from typing import Any
 
 import yaml
 
-from lightning_gpt.experiments.comparisons import comparisons_of, unit_of
+from lightning_gpt.experiments.comparisons import comparisons_of
 from lightning_gpt.experiments.machine import hardware_in_words
+from lightning_gpt.experiments.metrics import unit_of
 from lightning_gpt.experiments.results import save_results
 from lightning_gpt.experiments.search_figures import draw_history, draw_importance, draw_slices, short_names
 from lightning_gpt.experiments.settings import nested
@@ -101,7 +102,7 @@ def report_text(results: dict[str, Any], figures: list[str]) -> str:
 
 def conclusion(results: dict[str, Any]) -> str:
     """What was found, and how far to believe it."""
-    best, metric, unit = best_trial(results), results["metric"], unit_of(results["metric"])
+    best, metric, unit = best_trial(results), results["metric"], unit_of(results["metric"], results)
     if best is None:
         return "No trial came to its end."
     names = short_names(results["space"])

@@ -6,15 +6,18 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from lightning_gpt.experiments.budgets import budget_in_words
 from lightning_gpt.experiments.engines import LocalEngine
 from lightning_gpt.experiments.machine import hardware, versions
-from lightning_gpt.experiments.plan import budget_in_words, plan_cells
+from lightning_gpt.experiments.metrics import loss_unit
+from lightning_gpt.experiments.plan import plan_cells
 from lightning_gpt.experiments.results import collect_results
 from lightning_gpt.experiments.runner import run_cells
 from lightning_gpt.experiments.search_run import OUTCOME
 from lightning_gpt.experiments.search_space import Choices, Range
-from lightning_gpt.experiments.search_spec import Search
-from lightning_gpt.experiments.search_study import import_optuna, settings_of
+from lightning_gpt.experiments.search_spec import Search, base_settings
+from lightning_gpt.experiments.search_study import DATA_KEY, import_optuna, settings_of
+from lightning_gpt.experiments.settings import lookup
 
 FEWEST = 8
 """Trials below which importances would say nothing."""
@@ -61,7 +64,8 @@ def collect_search(search: Search, study: Any, command: str, confirmation: dict[
         command: what makes these results again.
         confirmation: of confirm.
     """
-    best = best_of(study)
+    best, tree = best_of(study), base_settings(search.base)
+    corpus = bool(search.base.prepare or lookup(tree, DATA_KEY))
     trials = [_trial(search, one) for one in study.get_trials(deepcopy=False) if one.state.is_finished()]
     return {
         "format": 1,
@@ -78,6 +82,7 @@ def collect_search(search: Search, study: Any, command: str, confirmation: dict[
         "logarithmic": [key for key, one in search.space.items() if isinstance(one, Range) and one.log],
         "choices": {key: list(one.values) for key, one in search.space.items() if isinstance(one, Choices)},
         "metric": search.metric,
+        "loss_unit": loss_unit(lookup(tree, "model.class_path"), corpus),
         "seeds": search.base.seeds,
         "sampler": search.sampler,
         "pruner": search.pruner,

@@ -1,6 +1,6 @@
 """What a hyper-parameter search is: the content of its YAML file, checked before anything runs.
 
-    question, expectation, notes, configs, prepare, budget, overrides, validations, smoke    as in an experiment
+    question, expectation, notes, configs, prepare, budget, overrides, validations, smoke, needs   as in an experiment
     space:                                 dotted setting -> what it may be
       model.init_args.optimizer.init_args.lr: {low: 3e-4, high: 3e-2, log: true}
       model.init_args.schedule.init_args.warmup_steps: {low: 0, high: 60, step: 10}      int: true for whole numbers
@@ -22,6 +22,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from lightning_gpt.experiments.metrics import LARGER
 from lightning_gpt.experiments.search_space import Choices, Range, checked_space
 from lightning_gpt.experiments.settings import lookup, nested, overlaid, read_yaml
 from lightning_gpt.experiments.spec import Experiment, Variant, checked_experiment
@@ -38,6 +39,7 @@ SHARED = (
     "validations",
     "smoke",
     "seeds",
+    "needs",
 )
 OWN = ("space", "trials", "metric", "start", "sampler", "pruner", "confirm")
 SAMPLERS = ("tpe", "random", "grid", "qmc", "cmaes", "gp")
@@ -111,6 +113,8 @@ def _checked(path: Path, content: dict[str, Any]) -> Search:
     if not str(metric).startswith("val/"):
         raise ValueError(f"metric={metric!r} must be one of validation, such as val/loss")
     base = checked_experiment(path, {**shared, "metrics": [metric], "variants": {"trial": {}}, "against": "none"})
+    if base.better[metric] == LARGER:
+        raise ValueError(f"metric={metric}: larger is better, and a search looks for the smallest: use val/loss")
     if base.knows_seconds:
         raise ValueError(
             "budget.seconds would measure each trial's step anew, and compare trials of unequal lengths by its noise: "

@@ -9,6 +9,7 @@ from typing import Any
 
 import lightning_gpt
 from lightning_gpt.data.corpus_meta import CorpusMeta
+from lightning_gpt.experiments.data_files import data_files, model_files
 from lightning_gpt.experiments.plan import prepare_corpus
 from lightning_gpt.experiments.search_spec import Search, base_settings
 from lightning_gpt.experiments.settings import lookup, read_yaml
@@ -19,6 +20,7 @@ LOCK_FILE = "search.lock"
 IDENTITY = "identity"
 """Attribute of the study: field -> digest of what its trials have in common."""
 DATA_KEY = "data.init_args.data_dir"
+ROWS_KEY = "data.init_args.train"
 BUSY_SECONDS = 120
 """How long a process waits for another to finish writing."""
 
@@ -178,15 +180,19 @@ def check_identity(search: Search, study: Any) -> None:
 
 
 def _fingerprint(search: Search) -> str | None:
-    """Of the corpus, which is prepared or found ready; None where the trials differ in it."""
-    if any(key.startswith(PREPARE_KEY) or key == DATA_KEY for key in search.space):
+    """Of the corpus, which is prepared or found ready, or of other data and of models to start from; None where the
+    trials differ in the data."""
+    if any(key.startswith(PREPARE_KEY) or key in (DATA_KEY, ROWS_KEY) for key in search.space):
         return None
     if search.base.prepare:
         return CorpusMeta.load(prepare_corpus(search.base.prepare)).fingerprint
-    directory = lookup(base_settings(search.base), DATA_KEY)
-    if directory is None:
-        raise ValueError(f"{search.base.path}: no corpus: give `prepare`, or {DATA_KEY} in the configs")
-    return CorpusMeta.load(directory).fingerprint
+    tree = base_settings(search.base)
+    try:
+        corpus = CorpusMeta.load(directory).fingerprint if (directory := lookup(tree, DATA_KEY)) else ""
+        files = [*model_files(tree), *(() if corpus else data_files(tree))]
+    except ValueError as error:
+        raise ValueError(f"{search.base.path}: {error}") from None
+    return "".join([corpus, *(one.sha256 or one.path for one in files)])
 
 
 def asked(search: Search, study: Any) -> Any:

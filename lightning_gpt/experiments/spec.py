@@ -14,13 +14,20 @@
       width: {64: {model.init_args.config.n_embd: 64}, 128: {...}}        -> low-64, low-128, high-64, high-128
     seeds: [1, 2, 3]
     more_seeds: {low-*: [4, 5]}            optional: further seeds of the variants that match
-    metrics: [val/loss]                    the first decides, smaller is better
+    metrics: [val/loss]                    the first decides
+    better: {val/mean_length: larger}      or smaller, of metrics for which metrics.py does not know it
     equal: {training_flops: 0.02}          or parameters, tokens, seconds: refused when a variant differs by more
     against: previous                      a ladder: each variant is compared with the one before it; none: nothing is
     fewer_seeds: [2, 3, 5]                 optional: how often so many of the seeds would have given the same verdict
+    needs: {models/sft: lightning-gpt export runs/sft models/sft}      optional: paths that must be there before, each
+                                           with the command that makes it
     smoke: {prepare.source: shakespeare}   settings for `--smoke` alone
 
 A variant's keys that begin with `prepare.` change its corpus; `budget.tokens: 4e6` and its like change its budget.
+
+Data that are no corpus are named in the configs or overrides, without `prepare`, such as
+`data.class_path: lightning_gpt.data.PreferenceData` with `train` and `val`; their budget is max_steps or seconds. Other
+rows, pictures that rows name, or weights in `init_from` are new runs, as other settings are (data_files.py).
 
 Seconds are those of training on this machine, without the start of the process and the validations. Before the first
 run two short ones measure what a step of each variant takes, which fixes its number of steps for all seeds and for good
@@ -33,16 +40,17 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from lightning_gpt.experiments.metrics import check_metric, checked_better, direction_of
 from lightning_gpt.experiments.settings import read_yaml
 from lightning_gpt.experiments.spec_checks import (
     BUDGET_KEY,
-    check_metric,
     check_name,
     check_prepare,
     checked_budget,
     checked_configs,
     checked_equal,
     checked_list,
+    checked_needs,
     checked_seeds,
     checked_settings,
     nearest,
@@ -88,6 +96,8 @@ class Experiment:
     """Pattern of variants' names -> seeds that they run with beside `seeds`."""
     metrics: list[str] = field(default_factory=lambda: ["val/loss"])
     """What is compared at the end of training; the first is the one that decides."""
+    better: dict[str, str] = field(default_factory=dict)
+    """Metric, or curve -> smaller or larger; all of them, whether the file says it or it is known."""
     expectation: str = ""
     """What should come out, and why."""
     notes: str = ""
@@ -114,6 +124,8 @@ class Experiment:
 
     fewer_seeds: list[int] = field(default_factory=list)
     """Numbers of seeds, at most all: the report tells how often so many would have given which verdict."""
+    needs: dict[str, str] = field(default_factory=dict)
+    """Path that must be there -> command that makes it."""
 
     @property
     def name(self) -> str:
@@ -197,8 +209,12 @@ def checked_experiment(path: Path, content: dict[str, Any]) -> Experiment:
     values["equal"] = checked_equal(content.get("equal") or {})
     values["metrics"] = checked_list(content.get("metrics", ["val/loss"]), "metrics")
     values["curve"] = content.get("curve") or values["metrics"][0]
-    for name in [*values["metrics"], values["curve"]]:
-        check_metric(name)
+    used = dict.fromkeys([*values["metrics"], values["curve"]])
+    stated = checked_better(content.get("better") or {}, used)
+    for name in used:
+        check_metric(name, stated)
+    values["better"] = {name: stated.get(name) or direction_of(name) for name in used}
+    values["needs"] = checked_needs(content.get("needs") or {})
     if not isinstance(values.get("validations", 1), int) or values.get("validations", 1) < 1:
         raise ValueError(f"validations={values['validations']!r} must be at least 1")
     values["against"] = str(content.get("against", "baseline")).lower()

@@ -12,9 +12,6 @@ from lightning_gpt.nn import GPTConfig
 
 EQUAL = ("parameters", "training_flops", "tokens", "seconds")
 BUDGETS = ("max_steps", "tokens", "training_flops", "bytes", "seconds")
-METRICS = ("val/loss", "val/perplexity", "val/bits_per_byte", "train/loss", "train/perplexity")
-FAMILIES = re.compile(r"val/loss_at_\d+|experts/(max_violation|min_load|dropped|entropy)")
-"""Metrics that only some runs have: longer validation windows, a mixture of experts."""
 GROUPS = ("trainer", "model", "data", "samples", "best", "last", "curve", "progress", "diagnosis")
 """Where overrides may reach: the groups of `lightning-gpt fit`."""
 RESERVED = {
@@ -125,10 +122,11 @@ def checked_seeds(value: Any, where: str = "seeds") -> list[int]:
     return seeds
 
 
-def check_metric(name: Any) -> None:
-    """Refuses a metric that training does not log."""
-    if name not in METRICS and not FAMILIES.fullmatch(str(name)):
-        raise ValueError(f"metric {name!r} is unknown{nearest(name, METRICS)}: use {', '.join(METRICS)}")
+def checked_needs(value: Any) -> dict[str, str]:
+    """Path -> the command that makes it."""
+    if not isinstance(value, dict) or not all(isinstance(one, str) and one for pair in value.items() for one in pair):
+        raise ValueError(f"needs={value!r} must map paths to the commands that make them")
+    return {path: " ".join(command.split()) for path, command in value.items()}
 
 
 def check_name(name: str, of: str) -> None:

@@ -81,27 +81,29 @@ class Comparison:
     """Corrected for the number of comparisons of the experiment (Holm, 1979)."""
     effect: float | None
     """Hedges' g of the paired differences: their mean in standard deviations; None: no spread, or two pairs."""
+    larger_is_better: bool = False
 
     @property
     def verdict(self) -> str:
-        """In words, where smaller is better."""
+        """In words."""
         if self.p_holm is None:
             return "one seed: no verdict"
         if self.p_holm >= LEVEL:
             return "not distinguishable"
-        return "better" if self.difference.mean < 0 else "worse"
+        return "better" if (self.difference.mean > 0) == self.larger_is_better else "worse"
 
 
-def compare(differences: Mapping[str, Sequence[float]]) -> dict[str, Comparison]:
+def compare(differences: Mapping[str, Sequence[float]], larger_is_better: bool = False) -> dict[str, Comparison]:
     """Paired comparisons of one experiment, Holm's correction over those that can be tested.
 
     Args:
         differences: variant -> its value minus its reference's, one per seed that both finished; at least one.
+        larger_is_better: of the values.
     """
     p_values = {name: paired_p(values) for name, values in differences.items()}
     corrected = dict(zip((k for k, p in p_values.items() if p is not None), holm([*filter(_given, p_values.values())])))
     return {
-        name: Comparison(estimate(values), p_values[name], corrected.get(name), hedges_g(values))
+        name: Comparison(estimate(values), p_values[name], corrected.get(name), hedges_g(values), larger_is_better)
         for name, values in differences.items()
     }
 

@@ -74,12 +74,23 @@ def setup(results: dict[str, Any]) -> str:
     lines += [f"- `{name}`: {_settings(settings)}" for name, settings in results["variants"].items()]
     if results["notes"]:
         lines.append(f"- {results['notes']}")
-    text = "\n".join(lines)
-    distinct = {repr(corpus) for corpus in results["corpora"].values()}
-    shown = results["corpora"] if len(distinct) > 1 else dict([next(iter(results["corpora"].items()))])
+    lines += [f"- needs `{path}`, made by `{command}`" for path, command in results.get("needs", {}).items()]
+    tables = [one for one in (corpora_table(results), files_table(results)) if one]
+    return "\n\n".join(["\n".join(lines), *tables])
+
+
+def _told_once(results: dict[str, Any], of: dict[str, Any]) -> dict[str, Any]:
+    """What variants have of their own; under "all" where it is the same for all."""
+    if len(of) == len(results["variants"]) and len({repr(one) for one in of.values()}) == 1:
+        return {"all": next(iter(of.values()))}
+    return {f"`{name}`": one for name, one in of.items()}
+
+
+def corpora_table(results: dict[str, Any]) -> str:
+    """A row a variant, or one for all: the text, and how it was cut; "" where there is no corpus."""
     rows = [
         [
-            f"`{name}`" if len(distinct) > 1 else "all",
+            name,
             corpus["name"],
             corpus["scheme"],
             f"{corpus['vocab_size']:,}",
@@ -88,10 +99,29 @@ def setup(results: dict[str, Any]) -> str:
             f"{corpus['val_bytes_per_token']:.3f}",
             _losses(corpus),
         ]
-        for name, corpus in shown.items()
+        for name, corpus in _told_once(results, results["corpora"]).items()
     ]
     heading = ["variant", "corpus", "tokenizer", "ids", "train tokens", "val tokens", "bytes/token", "text lost"]
-    return f"{text}\n\n{markdown(heading, rows)}"
+    return markdown(heading, rows) if rows else ""
+
+
+def files_table(results: dict[str, Any]) -> str:
+    """A row a file that settings name: rows to learn from, models to start from; "" where there are none."""
+    rows = [
+        [name, f"`{one['setting'].replace('.init_args', '')}`", f"`{one['path']}`", *_size(one)]
+        for name, files in _told_once(results, results.get("files", {})).items()
+        for one in files
+    ]
+    return markdown(["variant", "setting", "file", "rows or files", "bytes", "sha256"], rows) if rows else ""
+
+
+def _size(file: dict[str, Any]) -> list[str]:
+    if file["sha256"] is None:
+        return ["-", "-", "on the hub"]
+    counted = [f"{file['rows']:,} rows"] if file["rows"] is not None else []
+    if not counted or file["files"] > 1:
+        counted.append(f"{file['files']:,} file{'s' if file['files'] > 1 else ''}")
+    return [", ".join(counted), f"{file['bytes']:,}", file["sha256"][:12]]
 
 
 def _losses(corpus: dict[str, Any]) -> str:

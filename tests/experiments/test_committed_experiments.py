@@ -15,11 +15,21 @@ EXPERIMENTS = [path for path in FILES if path not in SEARCHES]
 
 
 @pytest.fixture(scope="module")
-def workplace(tmp_path_factory):
-    """A directory with the repository's files, whose corpora all experiments share."""
+def workplace(tmp_path_factory, tiny_model, pair_rows):
+    """A directory with the repository's files, whose corpora all experiments share, and small stand-ins for what
+    experiments need to be made before."""
     folder = tmp_path_factory.mktemp("smoke")
     for name in ("configs", "experiments"):
         (folder / name).symlink_to(ROOT / name)
+    stand_ins = {
+        "models/sft_shakespeare": tiny_model,
+        "data/sentiment/train.jsonl": pair_rows,
+        "data/sentiment/shuffled.jsonl": pair_rows,
+        "data/sentiment/test.jsonl": pair_rows,
+    }
+    for name, made in stand_ins.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).symlink_to(made)
     return folder
 
 

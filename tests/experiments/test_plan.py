@@ -5,7 +5,8 @@ import yaml
 
 from lightning_gpt.data.corpus_meta import CorpusMeta
 from lightning_gpt.experiments import load_experiment
-from lightning_gpt.experiments.plan import budget_in_words, plan_cells
+from lightning_gpt.experiments.budgets import budget_in_words
+from lightning_gpt.experiments.plan import plan_cells
 from lightning_gpt.nn import GPTConfig
 from lightning_gpt.nn.flops import parameters, training_flops_per_token
 

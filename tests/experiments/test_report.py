@@ -6,6 +6,7 @@ from scipy import stats
 
 from lightning_gpt.experiments.comparisons import comparisons_json, comparisons_of
 from lightning_gpt.experiments.figure import draw_curves
+from lightning_gpt.experiments.levels_figure import draw_levels
 from lightning_gpt.experiments.report import conclusion, largest_curve_difference, report_text, write_report
 
 VALUES = {"base": [1.90, 1.94, 1.92], "good": [1.80, 1.85, 1.82], "same": [1.91, 1.92, 1.93], "bad": [2.4, 2.5, 2.45]}
@@ -165,6 +166,26 @@ def test_report_and_small_figure_are_written(compared, tmp_path):
     assert "(curves.png)" in text
     picture = (tmp_path / "out" / "curves.png").read_bytes()
     assert picture.startswith(b"\x89PNG") and len(picture) < 150_000
+
+
+def test_values_are_drawn_over_the_number_that_variants_differ_in(compared, tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, path, **_: (drawn.append(self), path.write_bytes(b"")))
+    assert draw_levels(compared, tmp_path) is None  # all have one batch size
+    for size, name in zip((4, 1, 64, 16), compared["variants"]):
+        compared["variants"][name] = {"data.init_args.batch_size": size}
+    path = draw_levels(compared, tmp_path)
+    (axes,) = drawn[-1].axes
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("data.batch_size", "val/loss (nats per token)")
+    assert axes.get_xscale() == "log"
+    line = axes.containers[0].lines[0]
+    assert list(line.get_xdata()) == [1, 4, 16, 64]
+    assert line.get_ydata() == pytest.approx([np.mean(VALUES[name]) for name in ("good", "base", "bad", "same")])
+    assert "](levels.png)" in report_text(compared, [path.name])
+    compared["variants"]["bad"] = {"data.init_args.batch_size": "many"}
+    assert draw_levels(compared, tmp_path) is None
 
 
 def test_losses_along_the_context_are_drawn(compared, tmp_path):

@@ -118,6 +118,14 @@ def test_a_failing_cell_stops_with_its_last_line(write_experiment):
     assert read_state(cells[0]).status == "running"  # tried again by the next call
 
 
+def test_a_metric_that_is_not_logged_is_told_after_the_first_run(write_experiment):
+    cells = plan_cells(load_experiment(write_experiment(seeds=[1, 2], metrics=["val/accuracy"])))
+    finish(cells[0], [3.0])
+    with pytest.raises(ValueError, match="one seed 1 has ended and logged no val/accuracy: it logged val/loss"):
+        run_cells(cells, "val/accuracy")
+    assert read_state(cells[1]) is None
+
+
 def test_a_foreign_directory_is_left_alone(write_experiment):
     (cell,) = plan_cells(load_experiment(write_experiment()))
     cell.directory.mkdir(parents=True)

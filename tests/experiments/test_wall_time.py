@@ -11,8 +11,9 @@ import pytest
 
 from lightning_gpt.cli.experiment import run_command
 from lightning_gpt.experiments import load_experiment
+from lightning_gpt.experiments.budgets import budget_in_words
 from lightning_gpt.experiments.cell_run import STATE_FILE
-from lightning_gpt.experiments.plan import STEP_TIMES, budget_in_words, plan_cells
+from lightning_gpt.experiments.plan import STEP_TIMES, plan_cells
 from lightning_gpt.experiments.search_spec import load_search
 from lightning_gpt.experiments.spec_checks import BUDGETS
 from lightning_gpt.experiments.tables import wall_time_table, wall_time_warning
