@@ -80,6 +80,7 @@ class Generation:
         prompt_embeds: per row (T, C) for its T prompt tokens, read once in place of their embeddings (pictures,
             nn/vision_language.py), or None = the ids'. What is generated is read by its ids. Not with overflow=slide,
             which reads windows again when only ids are left.
+        banned_ids: never drawn, such as the token that stands for a picture.
 
     Raises:
         ValueError: an empty prompt, a token id beyond the vocabulary, an overflow, or embeddings of another shape.
@@ -96,12 +97,15 @@ class Generation:
         overflow: Overflow = "refuse",
         vocab_size: int | None = None,
         prompt_embeds: Sequence[Tensor | None] | None = None,
+        banned_ids: Sequence[int] = (),
     ) -> None:
         config = net.config
         if overflow not in ("refuse", "slide"):
             raise ValueError(f"overflow={overflow!r} is unknown: use refuse or slide")
         if max_new_tokens < 0:
             raise ValueError(f"max_new_tokens={max_new_tokens} must not be negative")
+        if wrong := [index for index in banned_ids if not 0 <= index < config.vocab_size]:
+            raise ValueError(f"banned_ids has {wrong[0]}, which is outside the vocabulary of {config.vocab_size}")
         for row, prompt in enumerate(prompts):
             if not prompt:
                 raise ValueError(f"prompt {row} is empty: give at least one token, such as the end-of-text token")
@@ -129,6 +133,7 @@ class Generation:
         longest = max((len(window) for window in self._windows), default=0)
         weight = net.token_embedding.weight
         self._device = weight.device
+        self._banned = torch.tensor(sorted(banned_ids), dtype=torch.int64, device=self._device)
         # On CPU products of one bfloat16 query with many keys are two to four times slower than in float32.
         self._dtype = torch.promote_types(weight.dtype, torch.float32) if self._device.type == "cpu" else weight.dtype
         self._size = min(config.block_size, longest + max_new_tokens)
@@ -163,6 +168,8 @@ class Generation:
 
     def _draw(self, logits_BV: Tensor) -> Tensor:
         """The next token of every row, (B,)."""
+        if len(self._banned):
+            logits_BV = logits_BV.index_fill(1, self._banned, -torch.inf)
         if self.vocab_size is not None:
             logits_BV = logits_BV[:, : self.vocab_size]
         generator = self.generator
@@ -237,10 +244,11 @@ def generate(
     overflow: Overflow = "refuse",
     vocab_size: int | None = None,
     prompt_embeds: Sequence[Tensor | None] | None = None,
+    banned_ids: Sequence[int] = (),
 ) -> list[list[int]]:
     """The new tokens of every row at once. Arguments as Generation."""
     new: list[list[int]] = [[] for _ in prompts]
-    settings = (sampling, eos_ids, generator, overflow, vocab_size, prompt_embeds)
+    settings = (sampling, eos_ids, generator, overflow, vocab_size, prompt_embeds, banned_ids)
     for step in Generation(net, prompts, max_new_tokens, *settings):
         for row, token in step:
             new[row].append(token)

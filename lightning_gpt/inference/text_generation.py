@@ -1,6 +1,6 @@
 """Prompts as text in, text out, piece by piece."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -53,12 +53,14 @@ def generate_text(
     seed: int = 0,
     overflow: Overflow = "slide",
     prompt_embeds: Sequence[Tensor | None] | None = None,
+    banned_ids: Sequence[int] = (),
+    end_ids: Collection[int] | None = None,
 ) -> Iterator[TextPiece]:
     """Continues texts as one ragged batch.
 
     Args:
         net: the network, in evaluation mode.
-        tokenizer: its tokenizer; its end_ids end a row and are not written.
+        tokenizer: its tokenizer.
         prompts: texts, continued side by side; or their ids, where special tokens (a picture's places) are among them.
         max_new_tokens: per row.
         sampling: how tokens are drawn.
@@ -66,16 +68,18 @@ def generate_text(
         seed: row r draws from the seed + r, so its text does not depend on the rows beside it.
         overflow: see Generation.
         prompt_embeds: see Generation; they belong to prompts given as ids, and need overflow=refuse.
+        banned_ids: never drawn, such as the token that stands for a picture.
+        end_ids: end a row and are not written; None = the tokenizer's.
 
     Raises:
         ValueError: a prompt that the tokenizer cannot write or that does not fit.
     """
     vocab_size = net.config.vocab_size
     ids = [prompt_ids(tokenizer, p, vocab_size) if isinstance(p, str) else list(p) for p in prompts]
-    eos = tuple(tokenizer.end_ids)
+    eos = tuple(tokenizer.end_ids if end_ids is None else end_ids)
     generators = row_generators(seed, len(ids), net.token_embedding.weight.device)
     limit = min(tokenizer.vocab_size, vocab_size)
-    steps = Generation(net, ids, max_new_tokens, sampling, eos, generators, overflow, limit, prompt_embeds)
+    steps = Generation(net, ids, max_new_tokens, sampling, eos, generators, overflow, limit, prompt_embeds, banned_ids)
     decoders = [StreamDecoder(tokenizer, row) for row in ids]
     matchers = [StopMatcher(stop) for _ in ids]
     counts = [0] * len(ids)

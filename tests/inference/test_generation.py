@@ -135,3 +135,21 @@ def test_greedy_equals_transformers(net, tmp_path):
     x = torch.tensor([PROMPTS[1]])
     expected = peer.generate(x, attention_mask=torch.ones_like(x), max_new_tokens=18, do_sample=False, pad_token_id=0)
     assert generate(net, [PROMPTS[1]], 18, GREEDY) == [expected[0, 5:].tolist()]
+
+
+@pytest.mark.parametrize(
+    "config", [SamplingConfig(temperature=0), SamplingConfig(temperature=3, repetition_penalty=1.5)]
+)
+def test_banned_tokens_are_never_drawn(net, config):
+    def rows(banned=()):
+        generator = torch.Generator().manual_seed(0)
+        return generate(net, PROMPTS, 12, config, generator=generator, vocab_size=60, banned_ids=banned)
+
+    free = rows()
+    banned = sorted({token for row in free for token in row})[::2]
+    kept = rows(banned)
+    assert not set(banned) & {token for row in kept for token in row}
+    assert max(token for row in kept for token in row) < 60
+    assert rows([59]) == free or any(59 in row for row in free)
+    with pytest.raises(ValueError, match="banned_ids has 999, which is outside the vocabulary of 257"):
+        rows([999])

@@ -85,3 +85,13 @@ def test_prompts_may_be_ids_with_embeddings(net):
     blank = [[0] * len(row) for row in ids]
     options = {"seed": 3, "max_new_tokens": 12, "overflow": "refuse", "prompt_embeds": embeds}
     assert texts(net, blank, **options) == expected
+
+
+def test_other_tokens_may_end_a_row_or_be_kept_out(net):
+    greedy = SamplingConfig(temperature=0)
+    (ids,) = generate(net, [TOKENIZER.encode("To be")], 20, greedy)
+    (text,), (finish,) = texts(net, ["To be"], sampling=greedy, max_new_tokens=20, end_ids={ids[3]})
+    assert finish == "eos"
+    assert text == TOKENIZER.decode(ids[: ids.index(ids[3])])
+    (other,), _ = texts(net, ["To be"], sampling=greedy, max_new_tokens=20, banned_ids=[ids[3]])
+    assert other != TOKENIZER.decode(ids)
