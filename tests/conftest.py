@@ -206,6 +206,33 @@ def tiny_model(tmp_path_factory) -> Path:
     return directory
 
 
+@pytest.fixture(scope="session")
+def tiny_llava(tmp_path_factory) -> Path:
+    """Random weights of a LLaVA that transformers reads too; byte tokens, <image>; a context of 96, 4 of them a picture
+    of 28 x 28."""
+    pytest.importorskip("open_clip")
+    from lightning_gpt.hub.llava import save_llava
+    from lightning_gpt.nn import GPT, GPTConfig
+    from lightning_gpt.nn.vision_language import Projector, VisionLanguageModel
+    from lightning_gpt.nn.vision_tower import build_tower
+    from lightning_gpt.text.byte import byte_tokenizer
+    from lightning_gpt.text.special_tokens import with_special_token
+
+    torch.manual_seed(0)
+    tokenizer = with_special_token(byte_tokenizer(end_of_text=True), "<image>")
+    shape = {"vocab_size": 258, "block_size": 96, "n_layer": 2, "n_head": 4, "n_embd": 48, "bias": False}
+    llama = {"position": "rotary", "norm": "rmsnorm", "feed_forward": "swiglu", "tie_embeddings": False}
+    tower = build_tower({"image_size": 28, "patch_size": 14, "width": 32, "head_width": 8, "layers": 3}, 16, -2)
+    model = VisionLanguageModel(GPT(GPTConfig(**shape, **llama)), tower, Projector(32, 48), 257)
+    with torch.no_grad():
+        for parameter in model.parameters():  # so that every part counts
+            parameter.add_(torch.randn_like(parameter) * 0.15)
+        model.net.head.weight[257] += 10 * model.net.head.weight[:257].abs().max()  # it would love to say <image>
+    directory = tmp_path_factory.mktemp("tiny") / "llava"
+    save_llava(directory, model, tokenizer)
+    return directory
+
+
 def as_lines(path: Path, rows: list[dict]) -> Path:
     """Rows as a JSONL file."""
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from lightning_gpt.hub.adapters import base_fingerprint
 from lightning_gpt.hub.checkpoint import CHECKPOINT_KEY, read_checkpoint
 from lightning_gpt.hub.model_directory import whole_directory, write_json
+from lightning_gpt.hub.preprocessing import to_pixels
 from lightning_gpt.nn.clip import INSTALL, build_clip
 from lightning_gpt.text.caption_tokenizer import CaptionTokenizer, ClipBPE, OwnCaptions
 from lightning_gpt.text.tokenizer import Tokenizer
@@ -51,10 +52,7 @@ class ClipModel:
     @torch.no_grad()
     def embed_pictures(self, pictures: list[Any]) -> Tensor:
         """(N, D) unit vectors of RGB pictures."""
-        from open_clip.transform import PreprocessCfg, image_transform_v2
-
-        transform = image_transform_v2(PreprocessCfg(**self.preprocess), is_train=False)
-        pixels = torch.stack([transform(picture) for picture in pictures]).to(self.net.logit_scale.device)
+        pixels = to_pixels(pictures, self.preprocess).to(self.net.logit_scale.device)
         return self.net.encode_image(pixels, normalize=True).float().cpu()
 
     @torch.no_grad()

@@ -12,6 +12,8 @@ from lightning_gpt.hub.model_directory import load_model
 from lightning_gpt.nn import GPT
 from lightning_gpt.text.tokenizer import Tokenizer
 
+PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.jinja", "tokenizer.model"]
+"""Files of a model on the hub that are read."""
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 
 
@@ -37,19 +39,30 @@ def open_model(
     path = Path(path_or_name)
     if path.is_dir():
         if (path / "config.json").exists():
-            return load_model(path, dtype, device)
+            return _load(path, dtype, device)
         if (path / ADAPTER_CONFIG).exists():
             return _open_adapter(path, dtype, device)
         return load_checkpoint(find_checkpoint(path), dtype, device)
     if path.exists():
         if path.name in ("config.json", "model.safetensors"):
-            return load_model(path.parent, dtype, device)
+            return _load(path.parent, dtype, device)
         if path.suffix == ".gguf":
             from lightning_gpt.hub.gguf import load_gguf
 
             return load_gguf(path, dtype, device)
         return load_checkpoint(path, dtype, device)
-    return load_model(locate(path_or_name), dtype, device)
+    return _load(locate(path_or_name), dtype, device)
+
+
+def _load(path: Path, dtype: torch.dtype | None, device: torch.device | str) -> tuple[GPT, Tokenizer | None]:
+    from lightning_gpt.hub.llava import is_llava
+
+    if is_llava(path):
+        raise ValueError(
+            f"{path} is a vision-language model (LLaVA), no language model: `lightning-gpt chat --image` and `generate "
+            "--image` read it, import and export copy it"
+        )
+    return load_model(path, dtype, device)
 
 
 def _open_adapter(path: Path, dtype: torch.dtype | None, device: torch.device | str) -> tuple[GPT, Tokenizer | None]:
@@ -95,7 +108,7 @@ def locate(name: str | Path) -> Path:
 
     disable_progress_bars()
     try:
-        return Path(snapshot_download(text, allow_patterns=["*.json", "*.safetensors", "*.txt", "tokenizer.model"]))
+        return Path(snapshot_download(text, allow_patterns=PATTERNS))
     except Exception as error:
         why = type(error).__name__
         raise FileNotFoundError(
