@@ -13,6 +13,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "test": ("training", "", "as validate, under test/ names"),
     "predict": ("training", "", "run a task's predict_step over its data"),
     "generate": ("generate", "generate_command", "continue prompts with a checkpoint or model directory"),
+    "chat": ("chat", "chat_command", "talk with a model on the terminal, and show it pictures"),
     "export": ("transfer", "export_command", "checkpoint or run to a model directory that transformers can load"),
     "import": ("transfer", "import_command", "Hugging Face directory or hub name to a model directory of ours"),
     "upcycle": ("transfer", "upcycle_command", "a dense model to a mixture of experts that starts from its weights"),

@@ -65,6 +65,7 @@ def generate_command(
     model: str,
     prompt: str | list[str] | None = None,
     prompt_file: str | None = None,
+    image: str | None = None,
     max_new_tokens: int = 200,
     temperature: float = 0.8,
     top_k: int | None = None,
@@ -87,6 +88,8 @@ def generate_command(
         model: checkpoint file, run directory (its best checkpoint), model directory, or Hugging Face hub name.
         prompt: text to continue, or a list of texts; "-" reads standard input; nothing starts from the beginning.
         prompt_file: file with one prompt per line; all are continued side by side.
+        image: picture to show with every prompt, where it has <image>, else before it; needs a vision-language model
+            (LLaVA). The context then ends at block_size, as with overflow=refuse.
         max_new_tokens: tokens to add to each prompt.
         temperature: below 1 more careful, above 1 more daring, 0 always the likeliest token.
         top_k: draw from the k likeliest tokens only.
@@ -116,14 +119,25 @@ def generate_command(
     sampling = SamplingConfig(temperature, top_k, top_p, min_p, repetition_penalty)
     prompts = [text for text in prompts for _ in range(num_samples)]
 
-    from lightning_gpt.hub import open_model
+    from lightning_gpt.hub.llava_opening import open_any_model
 
     where = resolve_device(device)
-    net, tokenizer = open_model(model, resolve_dtype(dtype, where), where)
+    net, tokenizer, vision = open_any_model(model, resolve_dtype(dtype, where), where)
     if tokenizer is None:
         raise ValueError(f"{model} has no tokenizer.json: put its tokenizer's file beside config.json")
     stops = [stop] if isinstance(stop, str) else stop or []
-    pieces = generate_text(net, tokenizer, prompts, max_new_tokens, sampling, stops, seed, overflow)
+    read, embeds, banned = prompts, None, [] if vision is None else [vision.image_token_id]
+    if image is not None:
+        from lightning_gpt.cli.picture_prompt import prompts_with_picture
+
+        if vision is None:
+            raise ValueError(f"{model} cannot be shown pictures: --image needs a vision-language model (LLaVA)")
+        read, embeds = prompts_with_picture(vision, tokenizer, prompts, image)
+        overflow = "refuse"
+        max_new_tokens = min(max_new_tokens, max(net.config.block_size - max(map(len, read)) + 1, 1))
+    pieces = generate_text(
+        net, tokenizer, read, max_new_tokens, sampling, stops, seed, overflow, embeds, banned_ids=banned
+    )
     if stream and len(prompts) == 1 and not json:
         sys.stdout.write(prompts[0])
         for piece in pieces:

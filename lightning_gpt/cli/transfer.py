@@ -1,9 +1,12 @@
 """`lightning-gpt export`, `import` and `upcycle`: between training checkpoints, model directories and Hugging Face
 models."""
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from lightning_gpt.nn.moe_config import MoEConfig
+
+if TYPE_CHECKING:
+    from lightning_gpt.nn.vision_language import VisionLanguageModel
 
 
 def export_command(
@@ -14,7 +17,8 @@ def export_command(
 ) -> None:
     """Write a checkpoint or run as a model directory, in Hugging Face format where one exists.
 
-    Adapters are merged into their base; of a reward model the head is written too.
+    Adapters are merged into their base; of a reward model the head is written too, of a vision-language model all its
+    parts.
 
     Args:
         model: checkpoint file, run directory (its best checkpoint) or model directory.
@@ -26,9 +30,11 @@ def export_command(
 
     import torch
 
-    from lightning_gpt.hub import obstacles, open_model, save_model
+    from lightning_gpt.hub import obstacles, save_model
     from lightning_gpt.hub.checkpoint import export_adapter
     from lightning_gpt.hub.clip_directory import is_clip, open_clip_model, save_clip
+    from lightning_gpt.hub.llava import save_llava
+    from lightning_gpt.hub.llava_opening import open_any_model
     from lightning_gpt.hub.opening import find_checkpoint
     from lightning_gpt.hub.reward_directory import is_reward_model, load_reward_model, save_reward_model
 
@@ -46,8 +52,12 @@ def export_command(
         save_reward_model(out, net, head, tokenizer, scale)
         print(f"{model} -> {out} ({scale.kind} reward model: lightning_gpt.rewards.ModelReward reads it)")
         return
-    net, tokenizer = open_model(model)
-    model_type = save_model(out, net, tokenizer, dtype=None if dtype == "stored" else getattr(torch, dtype))
+    net, tokenizer, vision = open_any_model(model)
+    stored = None if dtype == "stored" else getattr(torch, dtype)
+    if vision is not None:
+        describe_llava(model, out, vision, save_llava(out, vision, tokenizer, dtype=stored))
+        return
+    model_type = save_model(out, net, tokenizer, dtype=stored)
     print(f"{model} -> {out} ({sum(p.numel() for p in net.parameters()):,} parameters, model_type {model_type})")
     if model_type != "lightning_gpt":
         print(f"transformers reads it: AutoModelForCausalLM.from_pretrained({out!r})")
@@ -55,8 +65,19 @@ def export_command(
         print(f"transformers has no class for {', '.join(obstacles(net.config))}: lightning-gpt alone reads it")
 
 
+def describe_llava(model: str, out: str, vision: "VisionLanguageModel", model_type: str) -> None:
+    """Says what was written, and who reads it."""
+    from lightning_gpt.hub.llava import llava_obstacles
+
+    print(f"{model} -> {out} ({sum(p.numel() for p in vision.parameters()):,} parameters, model_type {model_type})")
+    if model_type == "llava":
+        print(f"transformers reads it: LlavaForConditionalGeneration.from_pretrained({out!r})")
+    else:
+        print(f"transformers has no class for {', '.join(llava_obstacles(vision))}: lightning-gpt alone reads it")
+
+
 def import_command(model: str, out: str) -> None:
-    """Bring a Hugging Face model (GPT-2, LLaMA, Mistral, Mixtral, Qwen2, Qwen3, SmolLM2) into a model directory,
+    """Bring a Hugging Face model (GPT-2, LLaMA, Mistral, Mixtral, Qwen2, Qwen3, SmolLM2, LLaVA) into a model directory,
     checked tensor by tensor.
 
     Args:
@@ -64,11 +85,16 @@ def import_command(model: str, out: str) -> None:
             a name on the Hugging Face hub.
         out: directory to write; an older model directory there is replaced.
     """
-    from lightning_gpt.hub import open_model, save_model
+    from lightning_gpt.hub import save_model
+    from lightning_gpt.hub.llava import save_llava
+    from lightning_gpt.hub.llava_opening import open_any_model
 
-    net, tokenizer = open_model(model)
-    save_model(out, net, tokenizer)
-    print(f"{model} -> {out} ({sum(p.numel() for p in net.parameters()):,} parameters)")
+    net, tokenizer, vision = open_any_model(model)
+    if vision is not None:
+        describe_llava(model, out, vision, save_llava(out, vision, tokenizer))
+    else:
+        save_model(out, net, tokenizer)
+        print(f"{model} -> {out} ({sum(p.numel() for p in net.parameters()):,} parameters)")
     if tokenizer is None:
         print("it has no tokenizer: put tokenizer.json into the directory to generate text")
 

@@ -25,13 +25,16 @@ class TextPiece:
     """Why the row ended, on its last piece: end-of-text token, stop string, or max_new_tokens."""
 
 
-def prompt_ids(tokenizer: Tokenizer, text: str, vocab_size: int) -> list[int]:
+def prompt_ids(tokenizer: Tokenizer, text: str, vocab_size: int, image_token: str | None = None) -> list[int]:
     """Ids of a prompt, behind the token that the tokenizer's own template puts first (LLaMA's <s>, say).
 
     An empty prompt becomes one token: end-of-text where there is one, as between documents in training, else a
-    line break, else id 0.
+    line break, else id 0. Where the text has the image_token, that special token stands; all others are text.
     """
-    ids = tokenizer.prefix_ids + tokenizer.encode(text)
+    ids = tokenizer.prefix_ids
+    for place, piece in enumerate([text] if image_token is None else text.split(image_token)):
+        shown = [tokenizer.special_tokens[image_token]] if place and image_token is not None else []
+        ids = [*ids, *shown, *tokenizer.encode(piece)]
     if ids:
         return ids
     first = tokenizer.eos_id if tokenizer.eos_id is not None else tokenizer.bos_id

@@ -90,3 +90,60 @@ def test_import(model, tmp_path, capsys):
     import_command(model, str(tmp_path / "imported"))
     assert "parameters" in capsys.readouterr().out
     assert load_model(tmp_path / "imported")[0].config == load_model(model)[0].config
+
+
+@pytest.fixture
+def picture(tmp_path):
+    Image = pytest.importorskip("PIL.Image")
+    Image.new("RGB", (40, 50), (200, 100, 0)).save(tmp_path / "orange.png")
+    return str(tmp_path / "orange.png")
+
+
+def continued(model, prompt, picture, capsys, **options):
+    generate_command(str(model), prompt, image=picture, max_new_tokens=12, temperature=0, json=True, **options)
+    return [json.loads(line)["text"] for line in capsys.readouterr().out.splitlines()]
+
+
+def test_text_after_a_picture_is_that_of_transformers(tiny_llava, picture, capsys):
+    from PIL import Image
+    from transformers import AutoProcessor, LlavaForConditionalGeneration
+
+    peer = LlavaForConditionalGeneration.from_pretrained(tiny_llava).eval()
+    processor = AutoProcessor.from_pretrained(tiny_llava)
+    prompts = ["What?", "Look: <image> there"]
+    expected = []
+    for text in ("<image>\nWhat?", prompts[1]):
+        inputs = processor(images=Image.open(picture), text=text, return_tensors="pt")
+        new = {"max_new_tokens": 12, "do_sample": False, "pad_token_id": 0, "eos_token_id": 256}
+        made = peer.generate(**inputs, **new, suppress_tokens=[257])[0, inputs["input_ids"].shape[1] :]
+        expected.append(processor.tokenizer.decode(made, skip_special_tokens=True))
+    assert continued(tiny_llava, prompts, picture, capsys) == expected
+    assert continued(tiny_llava, ["What?"], picture, capsys, num_samples=2) == [expected[0]] * 2
+    generate_command(str(tiny_llava), "What?", image=picture, max_new_tokens=12, temperature=0)
+    assert capsys.readouterr().out == f"What?{expected[0]}\n"
+
+
+def test_a_vision_language_model_continues_text_too(tiny_llava, picture, capsys):
+    (blind,) = continued(tiny_llava, "What?", None, capsys)
+    assert "<image>" not in blind
+    assert continued(tiny_llava, "What?", picture, capsys) != [blind]
+    generate_command(str(tiny_llava), "What?", image=picture, max_new_tokens=500, json=True)
+    about = json.loads(capsys.readouterr().out)
+    assert about["finish"] == "length"
+    assert about["tokens"] == 96 - len("\nWhat?") - 4 + 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"prompt": "<image> <image>"}, "has 2 <image>, but --image is one picture"),
+        ({"prompt": "x" * 100}, "exceed block_size=96"),
+        ({"image": "/nowhere.png"}, "/nowhere.png cannot be read"),
+        ({"model": "text"}, "--image needs a vision-language model"),
+    ],
+)
+def test_what_cannot_be_seen_is_refused(options, message, tiny_llava, model, picture):
+    given = {"model": str(tiny_llava), "prompt": "a", "image": picture} | options
+    given["model"] = model if given["model"] == "text" else given["model"]
+    with pytest.raises(ValueError, match=message):
+        generate_command(**given)

@@ -136,3 +136,26 @@ def test_upcycling_a_model_with_biases_is_refused(lightning_gpt, tmp_path, capsy
         main(["upcycle", str(run), str(tmp_path / "experts"), "--moe.experts", "4"])
     assert stop.value.code == 2
     assert "the model has biases (bias=True), experts have none" in capsys.readouterr().err
+
+
+def test_a_vision_language_model_goes_there_and_back(tiny_llava, tmp_path, capsys):
+    from transformers import LlavaForConditionalGeneration
+
+    from lightning_gpt.hub.llava_opening import open_llava
+    from lightning_gpt.nn.vision_language import expand_image_tokens
+
+    LlavaForConditionalGeneration.from_pretrained(tiny_llava).save_pretrained(tmp_path / "theirs")
+    for name in ("tokenizer.json", "tokenizer_config.json", "preprocessor_config.json"):
+        (tmp_path / "theirs" / name).write_bytes((tiny_llava / name).read_bytes())
+    main(["import", str(tmp_path / "theirs"), str(tmp_path / "ours")])
+    main(["export", str(tmp_path / "ours"), str(tmp_path / "again"), "--dtype", "float32"])
+    assert capsys.readouterr().out.count("LlavaForConditionalGeneration.from_pretrained") == 2
+    peer = LlavaForConditionalGeneration.from_pretrained(tmp_path / "again").eval()
+    model, tokenizer = open_llava(tmp_path / "ours")
+    ids = torch.tensor([expand_image_tokens([1, tokenizer.special_tokens["<image>"], 2, 3], 257, 4)])
+    pixels = torch.randn(1, 3, 28, 28)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            peer(input_ids=ids, pixel_values=pixels).logits, model(ids, pixels), rtol=0, atol=1e-4
+        )
+        torch.testing.assert_close(model(ids, pixels), open_llava(tiny_llava)[0](ids, pixels), rtol=0, atol=1e-5)
