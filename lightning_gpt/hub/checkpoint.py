@@ -15,6 +15,10 @@ from lightning_gpt.text.tokenizer import Tokenizer
 CHECKPOINT_KEY = "lightning_gpt"
 NETWORK_PREFIX = "net."
 FORMAT = 1
+SEES = (
+    "is a vision-language model (LLaVA), no language model: `lightning-gpt chat --image` and `generate --image` read "
+    "it, import and export copy it"
+)
 
 
 class _Placeholder:
@@ -64,7 +68,7 @@ def load_checkpoint(
     """The network (in evaluation mode) and tokenizer of a training checkpoint.
 
     Raises:
-        FileNotFoundError, ValueError: as read_checkpoint, or another program's checkpoint.
+        FileNotFoundError, ValueError: as read_checkpoint, another program's checkpoint, or a vision-language model.
     """
     content = read_checkpoint(path)
     about = content.get(CHECKPOINT_KEY)
@@ -72,6 +76,8 @@ def load_checkpoint(
         raise ValueError(f"{path} {_whose(content)}, not a checkpoint of lightning_gpt")
     if about.get("format", FORMAT) > FORMAT:
         raise ValueError(f"{path} has checkpoint format {about['format']}, this version reads up to {FORMAT}: upgrade")
+    if "llava" in about:
+        raise ValueError(f"{path} {SEES}")
     state = _network_state(content)
     try:
         config = GPTConfig.from_dict(about["model"])

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from lightning_gpt.hub.adapters import ADAPTER_CONFIG
-from lightning_gpt.hub.checkpoint import load_checkpoint
+from lightning_gpt.hub.checkpoint import SEES, load_checkpoint
 from lightning_gpt.hub.model_directory import load_model
 from lightning_gpt.nn import GPT
 from lightning_gpt.text.tokenizer import Tokenizer
@@ -58,10 +58,7 @@ def _load(path: Path, dtype: torch.dtype | None, device: torch.device | str) -> 
     from lightning_gpt.hub.llava import is_llava
 
     if is_llava(path):
-        raise ValueError(
-            f"{path} is a vision-language model (LLaVA), no language model: `lightning-gpt chat --image` and `generate "
-            "--image` read it, import and export copy it"
-        )
+        raise ValueError(f"{path} {SEES}")
     return load_model(path, dtype, device)
 
 

@@ -101,3 +101,27 @@ def test_our_own_format_is_opened_too(tiny_llava, tmp_path):
     assert json.loads((tmp_path / "own/config.json").read_text())["model_type"] == "lightning_gpt_llava"
     assert is_vision_language(tmp_path / "own")
     assert open_any_model(tmp_path / "own")[2].projector.kind == "linear"
+
+
+@pytest.mark.parametrize("learn", ["projector", "all"])
+def test_a_run_is_opened_too(learn, tiny_llava, post_train, as_lines, tmp_path, capsys):
+    Image.new("RGB", (40, 50), (200, 100, 0)).save(tmp_path / "orange.png")
+    rows = as_lines(
+        tmp_path / "rows.jsonl",
+        [
+            {"image": "orange.png", "messages": [{"role": "user", "content": "<image>\nWhat?"}, answer]}
+            for answer in [{"role": "assistant", "content": "orange"}] * 4
+        ],
+    )
+    model = {"init_from": str(tiny_llava), "learn": learn}
+    run = post_train("LLaVA", "VisionInstructionData", model, {"train": str(rows), "val": str(rows)})
+    started, _ = open_llava(tiny_llava)
+    for path in (run, run.parent, run / "checkpoints" / "best.ckpt"):
+        assert is_vision_language(path)
+        opened, tokenizer, vision = open_any_model(path)
+        assert image_token(vision, tokenizer) == "<image>"
+        assert not torch.equal(vision.projector[0].weight, started.projector[0].weight)
+        learnt = not torch.equal(opened.token_embedding.weight, started.net.token_embedding.weight)
+        assert learnt == (learn == "all")
+        with pytest.raises(ValueError, match="is a vision-language model"):
+            open_model(path)
