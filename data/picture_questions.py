@@ -291,7 +291,11 @@ def further_rows(pictures: list[Picture]) -> list[dict]:
 
 
 def write(out: Path, name: str, rows: list[dict]) -> None:
-    """One file, and what it holds: rows by kind, and how often the commonest answer is right."""
+    """One file, and what it holds: rows by kind, and how often the commonest answer is right.
+
+    Rows stand in an order that follows from their words alone, so that the first thousand are like all others.
+    """
+    rows = sorted(rows, key=lambda row: hashlib.sha256(json.dumps(row, sort_keys=True).encode()).hexdigest())
     temporary = out / f".{name}.tmp"
     temporary.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     os.replace(temporary, out / f"{name}.jsonl")

@@ -210,7 +210,6 @@ def tiny_model(tmp_path_factory) -> Path:
 def tiny_llava(tmp_path_factory) -> Path:
     """Random weights of a LLaVA that transformers reads too; byte tokens, <image>; a context of 96, 4 of them a picture
     of 28 x 28."""
-    pytest.importorskip("open_clip")
     from lightning_gpt.hub.llava import save_llava
     from lightning_gpt.nn import GPT, GPTConfig
     from lightning_gpt.nn.vision_language import Projector, VisionLanguageModel
@@ -237,6 +236,59 @@ def as_lines(path: Path, rows: list[dict]) -> Path:
     """Rows as a JSONL file."""
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
+
+
+COLOURS = {
+    "red": (230, 20, 20),
+    "green": (20, 200, 20),
+    "blue": (20, 20, 230),
+    "black": (5, 5, 5),
+    "yellow": (240, 230, 20),
+    "grey": (128, 128, 128),
+    "purple": (130, 20, 150),
+    "orange": (250, 140, 10),
+}
+
+
+@pytest.fixture(scope="session")
+def squares(tmp_path_factory) -> Path:
+    """Two sizes of squares in eight colours with captions and classes: rows.jsonl beside the pictures; talks.jsonl has
+    questions about their colours, and some about none."""
+    from PIL import Image
+
+    place = tmp_path_factory.mktemp("squares")
+    rows, talks = [], []
+    for name, colour in COLOURS.items():
+        for size in ("small", "large"):
+            picture = Image.new("RGB", (16, 16), "white")
+            half = 4 if size == "small" else 7
+            picture.paste(colour, (8 - half, 8 - half, 8 + half, 8 + half))
+            picture.save(place / f"{size}_{name}.png")
+            rows.append({"image": f"{size}_{name}.png", "caption": f"a {size} {name} square", "label": name})
+            for kind, asked, answer in (("colour", "Colour?", name), ("yes_no", "Is it red?", YES_NO[name == "red"])):
+                turns = [{"role": "user", "content": f"<image>{asked}"}, {"role": "assistant", "content": answer}]
+                talks.append({"image": f"{size}_{name}.png", "messages": turns, "kind": kind})
+        turns = [{"role": "user", "content": f"Say {name}"}, {"role": "assistant", "content": name}]
+        talks.append({"messages": turns, "kind": "text"})
+    as_lines(place / "talks.jsonl", talks)
+    return as_lines(place / "rows.jsonl", rows)
+
+
+YES_NO = ("no", "yes")
+
+
+@pytest.fixture(scope="session")
+def tiny_clip(tmp_path_factory) -> Path:
+    """Random weights of a CLIP that sees 16 pixels as four patches, as a directory."""
+    from lightning_gpt.hub.clip_directory import ClipModel, save_clip
+    from lightning_gpt.nn.clip import build_clip
+    from lightning_gpt.nn.clip_config import ClipConfig, TextConfig, VisionConfig
+
+    torch.manual_seed(0)
+    config = ClipConfig(16, VisionConfig(16, 8, 32, 2, 16), TextConfig(8, 300, 32, 2, 1)).to_open_clip()
+    directory = tmp_path_factory.mktemp("tiny_clip") / "clip"
+    save_clip(directory, ClipModel(build_clip(config).eval(), config, {"size": 16}))
+    return directory
 
 
 @pytest.fixture(scope="session")

@@ -134,8 +134,30 @@ def runs_here(trainer: Path) -> bool:
 
 @pytest.mark.parametrize("trainer", [path for path in TRAINERS if runs_here(path)], ids=name)
 @pytest.mark.parametrize("config", CONFIGS, ids=name)
-def test_every_configuration_trains(config, trainer, corpus, tiny_model, pair_rows, answer_rows, clean_process):
+def test_every_configuration_trains(
+    config, trainer, corpus, tiny_model, pair_rows, answer_rows, squares, tiny_clip, clean_process
+):
     settings = yaml.safe_load(config.read_text())
+    if settings["model"]["class_path"].endswith((".CLIP", ".LLaVA")):
+        args = ["fit", "-c", str(config), "-c", str(trainer), "--trainer.fast_dev_run", "true"]
+        rows = squares if settings["model"]["class_path"].endswith(".CLIP") else squares.parent / "talks.jsonl"
+        args += [
+            "--data.train",
+            str(rows),
+            "--data.val",
+            str(rows),
+            "--data.num_workers",
+            "0",
+            "--data.batch_size",
+            "4",
+        ]
+        if "transfer" in settings["data"]["init_args"]:
+            args += ["--data.transfer", str(rows)]
+        if "max_length" in settings["data"]["init_args"]:
+            args += ["--data.max_length", "64", "--data.chat_template", "plain", "--model.init_from", str(tiny_model)]
+            args += ["--model.tower", str(tiny_clip), "--model.image_size", "16"]
+        main(args)
+        return
     if "init_from" in settings["model"]["init_args"]:
         rows = answer_rows if "InstructionData" in settings["data"]["class_path"] else pair_rows
         args = ["fit", "-c", str(config), "-c", str(trainer), "--trainer.fast_dev_run", "true", "--samples.tokens", "0"]
@@ -172,7 +194,13 @@ def test_other_machines_configurations_are_understood(trainer, capsys, clean_pro
 def test_a_configuration_opens_with_its_command(config):
     text = config.read_text()
     comment = [line.removeprefix("#").strip() for line in text.splitlines() if line.startswith("#")]
-    source = ("lightning-gpt prepare ", "lightning-gpt export ", "lightning-gpt prefer ", "lightning-gpt import ")
+    source = (
+        "python data/",
+        "lightning-gpt prepare ",
+        "lightning-gpt export ",
+        "lightning-gpt prefer ",
+        "lightning-gpt import ",
+    )
     assert any(line.startswith(source) for line in comment)
     (fit,) = [line for line in comment if line.startswith("lightning-gpt fit ")]
     assert f"-c {name(config)} " in fit

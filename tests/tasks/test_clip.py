@@ -10,16 +10,7 @@ from lightning_gpt.callbacks.jsonl_logger import read_metrics
 from lightning_gpt.hub.clip_directory import open_clip_model
 from lightning_gpt.text.trained import train_tokenizer
 
-COLOURS = {
-    "red": (230, 20, 20),
-    "green": (20, 200, 20),
-    "blue": (20, 20, 230),
-    "black": (5, 5, 5),
-    "yellow": (240, 230, 20),
-    "grey": (128, 128, 128),
-    "purple": (130, 20, 150),
-    "orange": (250, 140, 10),
-}
+NAMES = ("red", "green", "blue", "black", "yellow", "grey", "purple", "orange")
 NETWORK = {
     "embed_dim": 16,
     "vision_cfg": {"image_size": 16, "patch_size": 8, "width": 32, "layers": 2, "head_width": 16},
@@ -37,26 +28,10 @@ NETWORK = {
 ADAMW = {"class_path": "lightning_gpt.optim.AdamW", "init_args": {"lr": 0.003, "weight_decay": 0.0}}
 
 
-@pytest.fixture(scope="session")
-def squares(tmp_path_factory):
-    """Two sizes of squares in eight colours: what a picture shows is all in its colour."""
-    place = tmp_path_factory.mktemp("squares")
-    rows = []
-    for name, colour in COLOURS.items():
-        for size in ("small", "large"):
-            picture = Image.new("RGB", (16, 16), "white")
-            side = 8 if size == "small" else 14
-            picture.paste(colour, (8 - side // 2, 8 - side // 2, 8 + side // 2, 8 + side // 2))
-            picture.save(place / f"{size}_{name}.png")
-            rows.append({"image": f"{size}_{name}.png", "caption": f"a {size} {name} square", "label": name})
-    (place / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return place / "rows.jsonl"
-
-
 @pytest.fixture
 def model(tmp_path):
     """Settings of towers whose tokenizer knows the captions' words."""
-    words = [f"a {size} {name} square" for name in COLOURS for size in ("small", "large")]
+    words = [f"a {size} {name} square" for name in NAMES for size in ("small", "large")]
     path = tmp_path / "tokenizer.json"
     path.write_text(train_tokenizer("bpe", 320, words * 5).to_json())
     return lambda **settings: {"network": NETWORK, "tokenizer": str(path), "optimizer": ADAMW, **settings}
@@ -96,8 +71,8 @@ def test_it_learns_to_find_pictures_and_to_classify(post_train, model, squares, 
     assert column(run, "progress/pairs")[-1] == steps * 16
     assert (run / "retrieval.png").stat().st_size > 1000 and (run / "similarity.png").exists()
     opened = open_clip_model(run)
-    pictures = [Image.open(squares.parent / f"large_{name}.png").convert("RGB") for name in COLOURS]
-    similar = opened.embed_pictures(pictures) @ opened.embed_texts([f"a large {name} square" for name in COLOURS]).T
+    pictures = [Image.open(squares.parent / f"large_{name}.png").convert("RGB") for name in NAMES]
+    similar = opened.embed_pictures(pictures) @ opened.embed_texts([f"a large {name} square" for name in NAMES]).T
     assert (similar.argmax(1) == torch.arange(8)).float().mean() > 0.7
 
 
