@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lightning_gpt.data.picture_files import IMAGE_FIELDS
 from lightning_gpt.data.row_files import HUB_NAME
 from lightning_gpt.data.sources import DATASET_PREFIX
 from lightning_gpt.experiments.settings import lookup
@@ -18,7 +19,7 @@ SPLITS = ("train", "val", "test", "transfer", "zero_shot")
 """Settings of data modules that name rows."""
 WRITTEN = ("reference_file",)
 """Settings of tasks that name what training itself writes."""
-PICTURES = ("image", "images", "image_path", "file_name", "filename", "filepath", "path", "jpg", "png", "img")
+PICTURES = (*IMAGE_FIELDS, "images")
 """Keys of rows that name further files, seen from the folder of the rows."""
 MODEL_FILES = ("*.json", "*.safetensors", "*.jinja")
 
