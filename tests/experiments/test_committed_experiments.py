@@ -1,6 +1,7 @@
 """Every experiment of the repository runs: two steps of each variant, through the command a user types."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -15,14 +16,22 @@ EXPERIMENTS = [path for path in FILES if path not in SEARCHES]
 
 
 @pytest.fixture(scope="module")
-def workplace(tmp_path_factory, tiny_model, pair_rows):
+def workplace(tmp_path_factory, tiny_model, tiny_llava, pair_rows, squares):
     """A directory with the repository's files, whose corpora all experiments share, and small stand-ins for what
     experiments need to be made before."""
     folder = tmp_path_factory.mktemp("smoke")
     for name in ("configs", "experiments"):
         (folder / name).symlink_to(ROOT / name)
+    shutil.copytree(squares.parent, folder / "data" / "emoji")
+    for name in ("train", "val", "openmoji_val"):
+        (folder / "data" / "emoji" / f"{name}.jsonl").symlink_to("rows.jsonl")
+    shutil.copytree(squares.parent, folder / "data" / "picture_questions")
+    for name in ("align", "instruct", "val"):
+        (folder / "data" / "picture_questions" / f"{name}.jsonl").symlink_to("talks.jsonl")
     stand_ins = {
+        "models/shakespeare": tiny_model,
         "models/sft_shakespeare": tiny_model,
+        "runs/llava_small_align": tiny_llava,
         "data/sentiment/train.jsonl": pair_rows,
         "data/sentiment/shuffled.jsonl": pair_rows,
         "data/sentiment/test.jsonl": pair_rows,
