@@ -112,7 +112,7 @@ def attempt(
 def show(conversation: "Conversation", file: str) -> None:
     """Adds a picture to the next message."""
     from lightning_gpt.data.pictures import open_picture
-    from lightning_gpt.hub.preprocessing import to_pixels
+    from lightning_gpt.nn.pixels import to_pixels
 
     if conversation.vision is None:
         raise ValueError("this model cannot be shown pictures: use a vision-language model (LLaVA)")

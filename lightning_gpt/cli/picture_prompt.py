@@ -28,8 +28,8 @@ def prompts_with_picture(
     """
     from lightning_gpt.data.pictures import open_picture
     from lightning_gpt.hub.llava_opening import image_token
-    from lightning_gpt.hub.preprocessing import to_pixels
     from lightning_gpt.inference.text_generation import prompt_ids
+    from lightning_gpt.nn.pixels import to_pixels
     from lightning_gpt.nn.vision_language import expand_image_tokens
 
     token = image_token(vision, tokenizer)

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from lightning_gpt.data.picture_files import Picture, read_pictures
 from lightning_gpt.data.picture_loader import PictureEvalLoader, PictureTrainLoader, first_examples
-from lightning_gpt.data.pictures import VISION_INSTALL, PictureError
+from lightning_gpt.data.pictures import PictureError
 from lightning_gpt.data.resumable import ResumableData
+from lightning_gpt.nn.pixels import pixel_transform
 
 Tokenize = Callable[[Sequence[str]], Tensor]
 """Captions -> (B, L) int64, filled up and cut to the text tower's context."""
@@ -195,14 +196,7 @@ class ImageTextData(ResumableData):
     def transform(self, training: bool) -> Any:
         """From a picture to (3, H, W), as open_clip's."""
         if training not in self._transforms:
-            try:
-                from open_clip.transform import PreprocessCfg, image_transform_v2
-            except ImportError as error:
-                raise ImportError(f"pictures need `{VISION_INSTALL}`") from error
-            augmented = training and bool(self.augmentation)
-            self._transforms[training] = image_transform_v2(
-                PreprocessCfg(**self.preprocess), is_train=augmented, aug_cfg=self.augmentation if augmented else None
-            )
+            self._transforms[training] = pixel_transform(self.preprocess, self.augmentation if training else None)
         return self._transforms[training]
 
     def example(self, name: str, index: int, generator: torch.Generator | None) -> dict[str, Any]:

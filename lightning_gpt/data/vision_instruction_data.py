@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 
-from lightning_gpt.data.pictures import VISION_INSTALL, PictureError, open_picture
+from lightning_gpt.data.pictures import PictureError, open_picture
 from lightning_gpt.data.row_data import RowData, shifted
 from lightning_gpt.data.row_shapes import RowEncoder
+from lightning_gpt.nn.pixels import pixel_transform
 from lightning_gpt.text.chat import ChatTemplate
 from lightning_gpt.text.tokenizer import Tokenizer
 
@@ -145,11 +146,7 @@ class VisionInstructionData(RowData):
             PictureError: it cannot be opened.
         """
         if self._transform is None:
-            try:
-                from open_clip.transform import PreprocessCfg, image_transform_v2
-            except ImportError as error:
-                raise ImportError(f"pictures need `{VISION_INSTALL}`") from error
-            self._transform = image_transform_v2(PreprocessCfg(**self.preprocess), is_train=False)
+            self._transform = pixel_transform(self.preprocess)
         return self._transform(open_picture(image))
 
     def collate(self, examples: list[Shown]) -> dict[str, Any]:

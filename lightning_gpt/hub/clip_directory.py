@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from lightning_gpt.hub.adapters import base_fingerprint
 from lightning_gpt.hub.checkpoint import CHECKPOINT_KEY, read_checkpoint
 from lightning_gpt.hub.model_directory import whole_directory, write_json
-from lightning_gpt.hub.preprocessing import to_pixels
 from lightning_gpt.nn.clip import INSTALL, build_clip
+from lightning_gpt.nn.pixels import to_pixels
 from lightning_gpt.text.caption_tokenizer import CaptionTokenizer, ClipBPE, OwnCaptions
 from lightning_gpt.text.tokenizer import Tokenizer
 

@@ -2,40 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
 from lightning_gpt.hub.huggingface import read_object
-from lightning_gpt.nn.vision_tower import CLIP_MEAN, CLIP_STD, INSTALL
+from lightning_gpt.nn.vision_tower import CLIP_MEAN, CLIP_STD
 
 if TYPE_CHECKING:
-    from PIL import Image
+    pass
 
 RESAMPLE = {"bilinear": 2, "bicubic": 3}
 """Pillow's numbers."""
 RESCALE = 1 / 255
-
-
-def to_pixels(pictures: Sequence[Image.Image], preprocess: Mapping[str, Any]) -> Tensor:
-    """(N, 3, H, W) float32: pictures as a tower takes them, without augmentation.
-
-    Args:
-        pictures: RGB, at least one, of any sizes.
-        preprocess: PreprocessCfg's fields, such as VisionTower.preprocess.
-
-    Raises:
-        ImportError: open_clip is not installed.
-    """
-    try:
-        from open_clip.transform import PreprocessCfg, image_transform_v2
-    except ImportError as error:
-        raise ImportError(INSTALL) from error
-    transform = image_transform_v2(PreprocessCfg(**preprocess), is_train=False)
-    return torch.stack([transform(picture) for picture in pictures])
 
 
 def preprocess_obstacles(preprocess: Mapping[str, Any]) -> list[str]:

@@ -11,8 +11,8 @@ import pytest
 from lightning_gpt.cli import main
 from lightning_gpt.cli.chat import chat_command
 from lightning_gpt.hub.llava_opening import open_llava
-from lightning_gpt.hub.preprocessing import to_pixels
 from lightning_gpt.inference.conversation import Conversation
+from lightning_gpt.nn.pixels import to_pixels
 from lightning_gpt.text.chat import ChatTemplate
 
 Image = pytest.importorskip("PIL.Image")

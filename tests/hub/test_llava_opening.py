@@ -8,7 +8,7 @@ from lightning_gpt.hub import open_model
 from lightning_gpt.hub.clip_directory import ClipModel
 from lightning_gpt.hub.llava import load_llava
 from lightning_gpt.hub.llava_opening import image_token, is_vision_language, open_any_model, open_llava
-from lightning_gpt.hub.preprocessing import to_pixels
+from lightning_gpt.nn.pixels import to_pixels
 from lightning_gpt.text.byte import byte_tokenizer
 
 Image = pytest.importorskip("PIL.Image")
