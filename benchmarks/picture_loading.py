@@ -70,8 +70,9 @@ def main() -> None:
     rows = [[str(workers), f"{first:,.0f}", f"{later:,.0f}"] for workers, (first, later) in rates.items()]
     table = markdown_table(["worker processes", "pairs/s, first epoch", "pairs/s, third epoch"], rows)
     markdown = (
-        f"# {__doc__.splitlines()[0]}\n\n    python -m benchmarks.picture_loading\n\n{machine_line(machine)}. A training "
-        f"step alone, on a ready batch of {batch_size}: {rate:,.0f} pairs/s in bfloat16. The loader alone:\n\n{table}"
+        f"# {__doc__.splitlines()[0]}\n\n    python -m benchmarks.picture_loading\n\n{machine_line(machine)}. A "
+        f"training step alone, on a ready batch of {batch_size}: {rate:,.0f} pairs/s in bfloat16. "
+        f"The loader alone:\n\n{table}"
     )
     write_report(OUT, {"machine": machine, "loading": rates, "training": rate, "batch_size": batch_size}, markdown)
 
