@@ -1,7 +1,7 @@
 """`lightning-gpt baseline`: what counting alone achieves on a corpus, and colours and words alone on pictures."""
 
 
-def baseline_command(data_dir: str, val: str | None = None) -> None:
+def baseline_command(data_dir: str, val: str | None = None, val_keywords: int = 0) -> None:
     """Print what is reached without a network: it should be far better.
 
     Of a corpus the validation losses of counting (uniform, unigram, bigram); of pictures with captions the retrieval by
@@ -10,9 +10,10 @@ def baseline_command(data_dir: str, val: str | None = None) -> None:
     Args:
         data_dir: directory made by `lightning-gpt prepare`; with `val` pictures to learn from (table, folder, shard).
         val: pictures to test on.
+        val_keywords: keywords that a caption carries in the test, as data.val_keywords of CLIP.
     """
     if val is not None:
-        _pictures(data_dir, val)
+        _pictures(data_dir, val, val_keywords)
         return
     from lightning_gpt.data.baseline import corpus_baseline
 
@@ -24,10 +25,10 @@ def baseline_command(data_dir: str, val: str | None = None) -> None:
         print(f"{name:8}  {nats:>10.4f}  {found.bits_per_byte(nats):>9.4f}  {smoothing}")
 
 
-def _pictures(train: str, val: str) -> None:
+def _pictures(train: str, val: str, val_keywords: int) -> None:
     from lightning_gpt.data.picture_baseline import picture_baseline
 
-    found = picture_baseline(train, val)
+    found = picture_baseline(train, val, val_keywords)
     count = int(found["pictures"])
     print(f"{val}: {count:,} pictures; colours -> words by ridge regression, penalty {found['penalty']:g}")
     print(f"{'':14}  {'R@1':>6}  {'R@5':>6}  {'R@10':>6}  median rank")

@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from lightning_gpt.data.picture_files import Picture, read_pictures
+from lightning_gpt.data.picture_files import Picture, caption_of, read_pictures
 from lightning_gpt.data.picture_loader import PictureEvalLoader, PictureTrainLoader, first_examples
 from lightning_gpt.data.pictures import PictureError
 from lightning_gpt.data.resumable import ResumableData
@@ -159,9 +159,9 @@ class ImageTextData(ResumableData):
 
     def caption(self, one: Picture, generator: torch.Generator | None = None) -> str:
         """What is said of a picture: drawn anew in training, always the same in validation (no generator)."""
-        names = list(one.captions) or list(one.keywords[:1])
         if generator is None:
-            return ", ".join([names[0], *[w for w in one.keywords if w != names[0]][: self.val_keywords]])
+            return caption_of(one, self.val_keywords)
+        names = list(one.captions) or list(one.keywords[:1])
         choose = random.Random(int(torch.randint(2**62, (), generator=generator)))
         if one.keywords and choose.random() < self.keyword_captions:
             words = list(dict.fromkeys([*names, *one.keywords]))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lightning_gpt.data.picture_files import Picture, read_pictures
+from lightning_gpt.data.picture_files import Picture, caption_of, read_pictures
 from lightning_gpt.data.pictures import PictureError
 from lightning_gpt.objectives.retrieval import retrieval_metrics
 from lightning_gpt.objectives.ridge import BagOfWords, colour_histograms, ridge
@@ -43,10 +43,14 @@ def said(one: Picture) -> str:
     return ", ".join([*one.captions, *one.keywords])
 
 
-def picture_baseline(train: str, val: str) -> dict[str, float]:
+def picture_baseline(train: str, val: str, val_keywords: int = 0) -> dict[str, float]:
     """Retrieval of val's captions and pictures by a ridge regression on train, its penalty chosen on a fifth of it.
 
-    Captions are learnt with their keywords and tested without, as CLIP's are.
+    Captions are learnt with all their keywords, and tested with as many as CLIP's are.
+
+    Args:
+        train, val: as picture_files.read_pictures takes them.
+        val_keywords: keywords that a caption carries in the test.
 
     Returns:
         metrics of objectives.retrieval; pictures, those of val; penalty.
@@ -57,7 +61,7 @@ def picture_baseline(train: str, val: str) -> dict[str, float]:
     words = BagOfWords([said(one) for one in learnt])
     targets = words([said(one) for one in learnt])
     chosen = torch.arange(len(learnt)) % 5 == 0
-    names = words([(one.captions or one.keywords)[0] for one in learnt])
+    names = words([caption_of(one, val_keywords) for one in learnt])
     scores = {}
     for strength in STRENGTHS:
         weights, mean = ridge(features[~chosen], targets[~chosen], strength)
@@ -66,6 +70,6 @@ def picture_baseline(train: str, val: str) -> dict[str, float]:
     best = max(scores, key=scores.__getitem__)
     weights, mean = ridge(features, targets, best)
     pixels, kept = picture_features(tested)
-    captions = words([(tested[number].captions or tested[number].keywords)[0] for number in kept])
+    captions = words([caption_of(tested[number], val_keywords) for number in kept])
     metrics = retrieval_metrics(F.normalize((pixels - mean) @ weights, dim=1), captions)
     return {**metrics, "pictures": len(kept), "penalty": best}

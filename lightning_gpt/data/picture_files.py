@@ -56,6 +56,12 @@ class Picture:
         return open_picture(source, str(source) if isinstance(source, Path) else self.where, background)
 
 
+def caption_of(one: Picture, keywords: int = 0) -> str:
+    """What a picture is tested with: its first caption, and so many of its keywords."""
+    first = (one.captions or one.keywords)[0]
+    return ", ".join([first, *[word for word in one.keywords if word.lower() != first.lower()][:keywords]])
+
+
 def read_pictures(source: str, limit: int | None = None, split: str = "train") -> list[Picture]:
     """All pictures of a source, in its order; they are not opened.
 
