@@ -268,6 +268,8 @@ def squares(tmp_path_factory) -> Path:
             for kind, asked, answer in (("colour", "Colour?", name), ("yes_no", "Is it red?", YES_NO[name == "red"])):
                 turns = [{"role": "user", "content": f"<image>{asked}"}, {"role": "assistant", "content": answer}]
                 talks.append({"image": f"{size}_{name}.png", "messages": turns, "kind": kind})
+        turns = [{"role": "user", "content": "<image>Kind?"}, {"role": "assistant", "content": "square"}]
+        talks.append({"image": f"large_{name}.png", "messages": turns, "kind": "category"})
         turns = [{"role": "user", "content": f"Say {name}"}, {"role": "assistant", "content": name}]
         talks.append({"messages": turns, "kind": "text"})
     as_lines(place / "talks.jsonl", talks)

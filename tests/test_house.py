@@ -153,7 +153,7 @@ def test_every_configuration_trains(
         ]
         if "transfer" in settings["data"]["init_args"]:
             args += ["--data.transfer", str(rows)]
-        if "max_length" in settings["data"]["init_args"]:
+        if settings["model"]["class_path"].endswith(".LLaVA"):
             args += ["--data.max_length", "64", "--data.chat_template", "plain", "--model.init_from", str(tiny_model)]
             args += ["--model.tower", str(tiny_clip), "--model.image_size", "16"]
         main(args)

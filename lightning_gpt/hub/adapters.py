@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -20,6 +21,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lightning_gpt.nn import GPT
+
+# It warns, where peft imports it, of a kernel that nobody asked for; it has another.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 LAYERS = ("qkv", "out", "up", "gate_up", "down")
 """Names of the linear layers inside a block."""
