@@ -253,11 +253,11 @@ COLOURS = {
 @pytest.fixture(scope="session")
 def squares(tmp_path_factory) -> Path:
     """Two sizes of squares in eight colours with captions and classes: rows.jsonl beside the pictures; talks.jsonl has
-    questions about their colours, and some about none."""
+    questions about their colours, and some about none, questions.jsonl also about their category."""
     from PIL import Image
 
     place = tmp_path_factory.mktemp("squares")
-    rows, talks = [], []
+    rows, talks, kinds = [], [], []
     for name, colour in COLOURS.items():
         for size in ("small", "large"):
             picture = Image.new("RGB", (16, 16), "white")
@@ -269,10 +269,11 @@ def squares(tmp_path_factory) -> Path:
                 turns = [{"role": "user", "content": f"<image>{asked}"}, {"role": "assistant", "content": answer}]
                 talks.append({"image": f"{size}_{name}.png", "messages": turns, "kind": kind})
         turns = [{"role": "user", "content": "<image>Kind?"}, {"role": "assistant", "content": "square"}]
-        talks.append({"image": f"large_{name}.png", "messages": turns, "kind": "category"})
+        kinds.append({"image": f"large_{name}.png", "messages": turns, "kind": "category"})
         turns = [{"role": "user", "content": f"Say {name}"}, {"role": "assistant", "content": name}]
         talks.append({"messages": turns, "kind": "text"})
     as_lines(place / "talks.jsonl", talks)
+    as_lines(place / "questions.jsonl", kinds + talks)
     return as_lines(place / "rows.jsonl", rows)
 
 

@@ -27,7 +27,7 @@ def workplace(tmp_path_factory, tiny_model, tiny_llava, pair_rows, squares):
         (folder / "data" / "emoji" / f"{name}.jsonl").symlink_to("rows.jsonl")
     shutil.copytree(squares.parent, folder / "data" / "picture_questions")
     for name in ("align", "instruct", "val"):
-        (folder / "data" / "picture_questions" / f"{name}.jsonl").symlink_to("talks.jsonl")
+        (folder / "data" / "picture_questions" / f"{name}.jsonl").symlink_to("questions.jsonl")
     stand_ins = {
         "models/shakespeare": tiny_model,
         "models/sft_shakespeare": tiny_model,

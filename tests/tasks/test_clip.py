@@ -56,7 +56,7 @@ def column(run, key: str) -> list[float]:
 BEST = ("--best.monitor=val/r1", "--best.mode=max")
 
 
-@pytest.mark.parametrize(("loss", "steps"), [("InfoNCE", 60), ("SigLIP", 110)])
+@pytest.mark.parametrize(("loss", "steps"), [("InfoNCE", 60), ("SigLIP", 160)])
 def test_it_learns_to_find_pictures_and_to_classify(post_train, model, squares, loss, steps):
     settings = model(
         loss={"class_path": f"lightning_gpt.objectives.contrastive.{loss}"},
