@@ -8,9 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-Image = pytest.importorskip("PIL.Image")
-ImageDraw = pytest.importorskip("PIL.ImageDraw")
+from PIL import Image, ImageDraw
 
 DATA = Path(__file__).parents[2] / "data"
 DRAWN = {  # of Twemoji's and OpenMoji's palettes
