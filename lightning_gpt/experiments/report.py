@@ -17,7 +17,7 @@ from lightning_gpt.experiments.fewer_seeds import VERDICTS, draw_fewer_seeds, fe
 from lightning_gpt.experiments.figure import FIGURE_FILE, POSITIONS_FILE, common_points, draw_curves, draw_positions
 from lightning_gpt.experiments.levels_figure import LEVELS_FILE, draw_levels
 from lightning_gpt.experiments.metrics import larger_is_better, unit_of
-from lightning_gpt.experiments.results import LOAD_PREFIX
+from lightning_gpt.experiments.results import FOUND_PREFIX, LOAD_PREFIX, PICTURES
 from lightning_gpt.experiments.statistics import estimate
 from lightning_gpt.experiments.tables import (
     cost_table,
@@ -66,7 +66,7 @@ def write_report(results: dict[str, Any], directory: Path) -> Path:
         for draw in (draw_levels, draw_positions, draw_curves, draw_fewer_seeds)
         if (path := draw(results, directory))
     ]
-    pictures = (f"{LOAD_PREFIX}{variant}.png" for variant in results["variants"])
+    pictures = (f"{prefix}{variant}.png" for prefix in PICTURES.values() for variant in results["variants"])
     figures += [name for name in pictures if (directory / name).exists()]
     path = directory / REPORT_FILE
     temporary = path.with_suffix(".tmp")
@@ -94,6 +94,10 @@ def report_text(results: dict[str, Any], figures: Collection[str] = (FIGURE_FILE
     for variant in results["variants"]:
         if (name := f"{LOAD_PREFIX}{variant}.png") in figures:
             parts.append(f"Loads of the experts at the end, `{variant}`, first seed:\n\n![{variant}]({name})")
+    for variant in results["variants"]:
+        if (name := f"{FOUND_PREFIX}{variant}.png") in figures:
+            said = "captions of the validation set and the pictures found for them, the right one framed"
+            parts.append(f"`{variant}`, first seed: {said}.\n\n![{variant}]({name})")
     if results.get("fewer_seeds"):
         rows = fewer_seeds_rows(results)
         heading = ["variant", "seeds", *VERDICTS, "power", "found unpaired"]

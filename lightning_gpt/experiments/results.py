@@ -21,7 +21,9 @@ from lightning_gpt.experiments.plan import Cell
 from lightning_gpt.experiments.spec import Experiment
 
 RESULTS_FILE = "results.json"
-LOAD_PREFIX = "expert_load_"
+LOAD_PREFIX, FOUND_PREFIX = "expert_load_", "retrieval_"
+PICTURES = {"expert_load.png": LOAD_PREFIX, "retrieval.png": FOUND_PREFIX}
+"""What runs draw -> beginning of its name beside the report."""
 
 
 def collect_results(experiment: Experiment, cells: list[Cell], command: str) -> dict[str, Any]:
@@ -105,12 +107,27 @@ def save_board(experiment: Experiment, cells: list[Cell], results: dict[str, Any
 
 
 def save_pictures(cells: list[Cell], directory: Path) -> None:
-    """Copies what the first seed's runs drew of their experts, where there are some, to expert_load_<variant>.png."""
+    """Copies what the first seed's runs drew, of their experts or of the pictures that they find, if anything, to
+    <PICTURES' prefix><variant>.png."""
     for cell in cells:
-        drawn = cell.directory / "version_0" / "expert_load.png"
-        if cell.seed == cells[0].seed and drawn.exists():
-            path = directory / f"{LOAD_PREFIX}{cell.variant}.png"
-            os.replace(shutil.copyfile(drawn, path.with_suffix(".tmp")), path)
+        for name, prefix in PICTURES.items():
+            drawn = cell.directory / "version_0" / name
+            if cell.seed == cells[0].seed and drawn.exists():
+                path = directory / f"{prefix}{cell.variant}.png"
+                temporary = path.with_suffix(".tmp")
+                if prefix == FOUND_PREFIX:
+                    _lighter(drawn, temporary)
+                else:
+                    shutil.copyfile(drawn, temporary)
+                os.replace(temporary, path)
+
+
+def _lighter(picture: Path, target: Path) -> None:
+    """A PNG in 96 colours: sheets of pictures are large, and reports are kept."""
+    from PIL import Image
+
+    with Image.open(picture) as opened:
+        opened.quantize(96).save(target, "PNG", optimize=True)
 
 
 def load_results(directory: Path) -> dict[str, Any]:
