@@ -60,6 +60,9 @@ def test_smoke(path, workplace, monkeypatch, capsys):
     assert {cell["variant"]: cell["status"] for cell in cells} == dict.fromkeys(experiment.variants, "done")
     # Metrics of validation in longer windows or of experts are there too.
     assert all(set(experiment.metrics) <= set(cell["final"]) for cell in cells)
+    found = {picture.stem.partition("_")[2] for picture in report.parent.glob("retrieval_*.png")}
+    assert found == (set(experiment.variants) if "configs/clip/" in path.read_text() else set())
+    assert all(f"](retrieval_{variant}.png)" in report.read_text() for variant in found)
 
 
 def test_every_report_is_of_its_experiment():
