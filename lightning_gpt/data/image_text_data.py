@@ -41,7 +41,7 @@ class ImageTextData(ResumableData):
         val_batch_size: pictures per device in validation.
         keyword_captions: how often a caption is made of one to four words or names drawn from caption and keywords.
         val_keywords: keywords that a caption carries in validation; 0 = the caption alone.
-        augmentation: of training pictures, in open_clip's terms: scale, ratio, color_jitter, gray_scale_prob, ...;
+        augmentation: of training pictures, in the terms of open_clip's AugmentationCfg: scale, ...;
             null: random crops of 80% to 100%; {} = none.
         backgrounds: transparent pictures lie on white, or in training on a random light colour.
         invalid: a picture or row that cannot be used is left out and counted, or stops the run.
