@@ -187,7 +187,7 @@ class LLaVA(FineTuning):
 
     def on_fit_start(self) -> None:
         """Says what answering without looking would reach."""
-        found = self.trainer.datamodule.majority() if self.trainer.datamodule.rows("val") else {}
+        found = self.majority if self.trainer.datamodule.rows("val") else {}
         if found:
             said = ", ".join(f"{kind} {share:.1%}" for kind, share in sorted(found.items()))
             rank_zero_info(f"exact match of always giving the commonest training answer: {said}")

@@ -76,10 +76,10 @@ def test_it_learns_to_find_pictures_and_to_classify(post_train, model, squares, 
     assert (similar.argmax(1) == torch.arange(8)).float().mean() > 0.7
 
 
-def first_gradients(post_train, model, squares, name: str, settings: dict, rows: dict, *options: str) -> dict:
-    """Weights after one step of plain SGD at rate 1: the gradients, with the sign turned."""
+def stepped(post_train, model, squares, name: str, settings: dict, rows: dict, *options: str, lr: float = 1.0) -> dict:
+    """Weights after one step of plain SGD; at rate 1 they have moved by the gradients, with the sign turned."""
     sgd = {
-        "optimizer": {"class_path": "lightning_gpt.optim.SGD", "init_args": {"lr": 1.0, "momentum": 0.0}},
+        "optimizer": {"class_path": "lightning_gpt.optim.SGD", "init_args": {"lr": lr, "momentum": 0.0}},
         "schedule": {"class_path": "lightning_gpt.optim.Constant"},
     }
     run = post_train(
@@ -99,20 +99,19 @@ def first_gradients(post_train, model, squares, name: str, settings: dict, rows:
 @pytest.mark.parametrize("loss", ["InfoNCE", "SigLIP"])
 def test_two_processes_and_chunks_give_the_gradient_of_one_batch(post_train, model, squares, one_thread, loss):
     settings = {"loss": {"class_path": f"lightning_gpt.objectives.contrastive.{loss}"}}
-    one = first_gradients(post_train, model, squares, "one", settings, {"batch_size": 8})
+    start = stepped(post_train, model, squares, "start", settings, {"batch_size": 8}, lr=1e-30)
+    one = stepped(post_train, model, squares, "one", settings, {"batch_size": 8})
+    assert max((one[name] - start[name]).abs().max() for name in one) > 0.1
     two = ("--trainer.devices=2", "--trainer.strategy=ddp_fork")
     others = {
-        "two processes": first_gradients(post_train, model, squares, "two", settings, {"batch_size": 4}, *two),
-        "chunks": first_gradients(
-            post_train, model, squares, "chunks", {**settings, "chunk_size": 3}, {"batch_size": 8}
-        ),
-        "both": first_gradients(
-            post_train, model, squares, "both", {**settings, "chunk_size": 3}, {"batch_size": 4}, *two
-        ),
+        "two processes": stepped(post_train, model, squares, "two", settings, {"batch_size": 4}, *two),
+        "chunks": stepped(post_train, model, squares, "chunks", {**settings, "chunk_size": 3}, {"batch_size": 8}),
+        "both": stepped(post_train, model, squares, "both", {**settings, "chunk_size": 3}, {"batch_size": 4}, *two),
     }
     for other in others.values():
         for name, weights in one.items():
-            torch.testing.assert_close(other[name], weights, rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+            ours, theirs = other[name] - start[name], weights - start[name]
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
 
 
 def test_resuming_equals_never_stopping(post_train, model, squares):
