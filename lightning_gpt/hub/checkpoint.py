@@ -113,7 +113,6 @@ def _network_state(content: dict[str, Any]) -> dict[str, torch.Tensor]:
 
 def _adapted(path: str | Path, about: dict[str, Any], state: dict[str, torch.Tensor], dtype: Any, device: Any) -> GPT:
     """A checkpoint that holds adapters alone: its base, with them in it."""
-    from lightning_gpt.hub.adapters import LoRA, add_adapters, base_fingerprint
     from lightning_gpt.hub.opening import open_model
 
     try:
@@ -122,6 +121,23 @@ def _adapted(path: str | Path, about: dict[str, Any], state: dict[str, torch.Ten
         raise FileNotFoundError(
             f"{path} holds adapters of {about['base']}, which is not there: bring it back, it holds the other weights"
         ) from None
+    return with_adapters(net, about, state, path)
+
+
+def with_adapters(net: GPT, about: dict[str, Any], state: dict[str, torch.Tensor], path: str | Path) -> GPT:
+    """A base, checked to be the right one, with a checkpoint's adapters in it.
+
+    Args:
+        net: the base; changed in place.
+        about: what the checkpoint says of itself.
+        state: the network's weights in it, by its own names.
+        path: for messages.
+
+    Raises:
+        ValueError: another base, or weights that belong to none of its layers.
+    """
+    from lightning_gpt.hub.adapters import LoRA, add_adapters, base_fingerprint
+
     if base_fingerprint(net) != about["base_fingerprint"]:
         raise ValueError(f"{path} holds adapters of another {about['base']} than the one that is there now")
     add_adapters(net, LoRA.of(about["lora"]))

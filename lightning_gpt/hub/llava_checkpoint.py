@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from lightning_gpt.hub.adapters import base_fingerprint
-from lightning_gpt.hub.checkpoint import CHECKPOINT_KEY, _network_state, read_checkpoint, roles_from
+from lightning_gpt.hub.checkpoint import CHECKPOINT_KEY, _network_state, read_checkpoint, roles_from, with_adapters
 from lightning_gpt.hub.growth import grown
 from lightning_gpt.hub.network import network_from_state
 from lightning_gpt.nn import GPT, GPTConfig
@@ -71,14 +71,10 @@ def _language_model(path: str, about: dict[str, Any], content: dict[str, Any], d
             f"{path} needs the weights of {base}, which is not there: bring it back, it holds the language model"
         ) from None
     net = grown(net, about["model"]["vocab_size"])
+    if "lora" in about:
+        from lightning_gpt.hub.adapters import merge_adapters
+
+        return merge_adapters(with_adapters(net, about, state, path)).eval()
     if base_fingerprint(net) != about["base_fingerprint"]:
         raise ValueError(f"{path} needs the weights of another {base} than the one that is there now")
-    if "lora" not in about:
-        return net.eval()
-    from lightning_gpt.hub.adapters import LoRA, add_adapters, merge_adapters
-
-    add_adapters(net, LoRA.of(about["lora"]))
-    unexpected = net.load_state_dict(state, strict=False).unexpected_keys
-    if unexpected:
-        raise ValueError(f"{path} has unexpected weights {', '.join(unexpected[:4])}")
-    return merge_adapters(net).eval()
+    return net.eval()
