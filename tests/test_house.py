@@ -23,6 +23,7 @@ FLOORS = {
     "hub": 2,
     "data": 2,
     "inference": 2,
+    "parallel": 2,
     "tasks": 3,
     "callbacks": 3,
     "planning": 3,
@@ -32,9 +33,9 @@ FLOORS = {
     "cli": 5,
 }
 GROUND = {folder for folder, floor in FLOORS.items() if floor == 1}
-STRANGERS = {"nn", "text", "optim", "hub", "data", "inference"}
+STRANGERS = {"nn", "text", "optim", "hub", "data", "inference", "parallel"}
 """Folders that do not import others of their own floor."""
-KNOWS_LIGHTNING = {"data", "tasks", "callbacks", "experiments", "cli"}
+KNOWS_LIGHTNING = {"data", "parallel", "tasks", "callbacks", "experiments", "cli"}
 OPTIONAL = {"transformers", "bitsandbytes", "datasets", "pyarrow", "matplotlib", "huggingface_hub", "peft"}
 KNOWS_FILES = {"pathlib", "io", "os", "shutil", "tempfile", "pickle", "zipfile"}
 SOURCES = sorted(PACKAGE.rglob("*.py"))

@@ -102,7 +102,7 @@ class FineTuning(Task):
         net.checkpoint_every = self.checkpoint_every
         self.net = net.train().to(self.device)
         if getattr(self, "_device_mesh", None) is not None:  # set by ModelParallelStrategy
-            from lightning_gpt.tasks.sharding import shard_network
+            from lightning_gpt.parallel.sharding import shard_network
 
             shard_network(self.net, self.device_mesh["data_parallel"])
 

@@ -61,7 +61,7 @@ class Pretraining(Task):
             self.net = self._initial_network(self.init_from)
         self.net.checkpoint_every = self.checkpoint_every
         if getattr(self, "_device_mesh", None) is not None:  # set by ModelParallelStrategy
-            from lightning_gpt.tasks.sharding import shard_network
+            from lightning_gpt.parallel.sharding import shard_network
 
             shard_network(self.net, self.device_mesh["data_parallel"])
         self.expert_loads = ExpertLoads(self.net) if self.config.moe is not None else None

@@ -65,7 +65,7 @@ def test_shards_are_those_of_fsdp():
     from torch.distributed.device_mesh import init_device_mesh
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
-    from lightning_gpt.tasks.sharding import shard_network
+    from lightning_gpt.parallel.sharding import shard_network
 
     torch.distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=8)
     try:

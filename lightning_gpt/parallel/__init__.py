@@ -1,0 +1,1 @@
+"""How a network and its states are spread over devices, applied from outside: the networks know nothing of it."""
