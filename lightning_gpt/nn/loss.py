@@ -1,6 +1,8 @@
 """Cross-entropy of the output head without holding every logit. Legend: N tokens, C width, V vocabulary."""
 
+import functools
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -13,6 +15,8 @@ IGNORE_INDEX = -100
 PLAIN_MAX_LOGITS = 1 << 23
 CHUNK_LOGITS = 1 << 25
 BLOCK_LOGITS = 1 << 21
+# A GPU is slow at small products, and has room.
+GPU_CHUNK_LOGITS = 1 << 27
 
 
 # On CPUs a bfloat16 product is compiled anew for every number of rows, which is another in every batch.
@@ -61,6 +65,17 @@ def _softmax_rows(logits_RV: Tensor, targets_R: Tensor, softcap: float | None, n
     return loss
 
 
+@functools.cache
+def _fused_softmax_rows() -> Callable[..., Tensor]:
+    """_softmax_rows as one or two kernels in place of nine that each read and write all logits."""
+    return torch.compile(_softmax_rows, dynamic=False)
+
+
+def chunk_logits(device_type: str) -> int:
+    """Largest number of logits that exist at a time, on a "cpu" or another device."""
+    return CHUNK_LOGITS if device_type == "cpu" else GPU_CHUNK_LOGITS
+
+
 class _ChunkedLinearCrossEntropy(torch.autograd.Function):
     """Loss and both gradients in one pass over chunks of tokens: the largest tensor is chunk x V.
 
@@ -70,9 +85,10 @@ class _ChunkedLinearCrossEntropy(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, hidden_NC, weight_VC, targets_N, vocab_size, softcap, chunk, need_grad):
+    def forward(ctx, hidden_NC, weight_VC, targets_N, vocab_size, softcap, chunk, need_grad, fused):
         weight = weight_VC[:vocab_size].to(hidden_NC.dtype)
-        block = BLOCK_LOGITS if hidden_NC.device.type == "cpu" else CHUNK_LOGITS
+        block = BLOCK_LOGITS if hidden_NC.device.type == "cpu" else GPU_CHUNK_LOGITS
+        softmax_rows = _fused_softmax_rows() if fused else _softmax_rows
         rows, columns = max(block // vocab_size, 1), max(block // hidden_NC.shape[1], 1)
         loss = torch.zeros((), device=hidden_NC.device)
         grad_hidden = torch.empty_like(hidden_NC) if need_grad else None
@@ -81,7 +97,7 @@ class _ChunkedLinearCrossEntropy(torch.autograd.Function):
             hidden, targets = hidden_NC[start : start + chunk], targets_N[start : start + chunk]
             logits = hidden @ weight.T
             for part, wanted in zip(logits.split(rows), targets.split(rows)):
-                loss += _softmax_rows(part, wanted, softcap, need_grad)
+                loss += softmax_rows(part, wanted, softcap, need_grad)
             if not need_grad:
                 continue
             torch.mm(logits, weight, out=grad_hidden[start : start + chunk])
@@ -99,9 +115,11 @@ class _ChunkedLinearCrossEntropy(torch.autograd.Function):
         if ctx.gradients is None:
             raise RuntimeError("the chunked loss can be differentiated once: its gradients are scaled in place")
         (grad_hidden, grad_weight), ctx.gradients = ctx.gradients, None
-        return grad_hidden.mul_(grad_loss), grad_weight.mul_(grad_loss), None, None, None, None, None
+        return grad_hidden.mul_(grad_loss), grad_weight.mul_(grad_loss), None, None, None, None, None, None
 
 
+# A compiler would unroll the loop and compile every chunk for itself: minutes where there are many.
+@torch.compiler.disable
 def chunked_linear_cross_entropy(
     hidden_NC: Tensor,
     weight_VC: Tensor,
@@ -109,17 +127,24 @@ def chunked_linear_cross_entropy(
     vocab_size: int,
     softcap: float | None = None,
     chunk: int | None = None,
+    fused: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """The memory-lean form of plain_linear_cross_entropy, `chunk` tokens at a time."""
+    """The memory-lean form of plain_linear_cross_entropy, `chunk` tokens at a time.
+
+    Args:
+        fused: compile what is between the products: worth it on a GPU.
+    """
     device = hidden_NC.device.type
     if torch.is_autocast_enabled(device):
         hidden_NC = hidden_NC.to(torch.get_autocast_dtype(device))
     if chunk is None:
-        chunks = math.ceil(len(hidden_NC) * vocab_size / CHUNK_LOGITS)
+        chunks = math.ceil(len(hidden_NC) * vocab_size / chunk_logits(device))
         chunk = math.ceil(len(hidden_NC) / chunks)
     need_grad = torch.is_grad_enabled() and (hidden_NC.requires_grad or weight_VC.requires_grad)
     with torch.autocast(device, enabled=False):
-        loss = _ChunkedLinearCrossEntropy.apply(hidden_NC, weight_VC, targets_N, vocab_size, softcap, chunk, need_grad)
+        loss = _ChunkedLinearCrossEntropy.apply(
+            hidden_NC, weight_VC, targets_N, vocab_size, softcap, chunk, need_grad, fused
+        )
     return loss, (targets_N != IGNORE_INDEX).sum()
 
 
@@ -138,7 +163,7 @@ def linear_cross_entropy(
     Returns:
         float32 scalar (0 when every target is skipped) and int64 scalar.
     """
-    form = (
-        plain_linear_cross_entropy if len(hidden_NC) * vocab_size <= PLAIN_MAX_LOGITS else chunked_linear_cross_entropy
-    )
-    return form(hidden_NC, weight_VC, targets_N, vocab_size, softcap)
+    if len(hidden_NC) * vocab_size <= PLAIN_MAX_LOGITS:
+        return plain_linear_cross_entropy(hidden_NC, weight_VC, targets_N, vocab_size, softcap)
+    fused = torch.compiler.is_compiling() and hidden_NC.is_cuda
+    return chunked_linear_cross_entropy(hidden_NC, weight_VC, targets_N, vocab_size, softcap, fused=fused)

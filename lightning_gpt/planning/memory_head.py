@@ -3,7 +3,7 @@
 import math
 from typing import NamedTuple
 
-from lightning_gpt.nn.loss import BLOCK_LOGITS, CHUNK_LOGITS, PLAIN_MAX_LOGITS
+from lightning_gpt.nn.loss import BLOCK_LOGITS, GPU_CHUNK_LOGITS, PLAIN_MAX_LOGITS, chunk_logits
 from lightning_gpt.planning.memory_job import TrainingJob
 
 
@@ -40,8 +40,8 @@ def head_use(job: TrainingJob, tokens: int, training: bool = True) -> HeadUse:
         held = tokens * (C * a + 16) + logits * (1 if config.logit_softcap is None else 2)
         forward = tokens * padded * a + (logits if a == 2 or config.logit_softcap else 0)
         return HeadUse(held if training else 0, copies, forward + (0 if training else held), 2 * logits)
-    chunk = math.ceil(tokens / math.ceil(tokens * V / CHUNK_LOGITS))
-    block = BLOCK_LOGITS if job.device == "cpu" else CHUNK_LOGITS
+    chunk = math.ceil(tokens / math.ceil(tokens * V / chunk_logits(job.device)))
+    block = BLOCK_LOGITS if job.device == "cpu" else GPU_CHUNK_LOGITS
     rows, columns = min(max(block // V, 1), chunk), min(max(block // C, 1), V)
     softmax = rows * V * 4 * (1 if config.logit_softcap is None else 3)
     product = columns * C * 4 if training and a == 2 else 0

@@ -113,3 +113,30 @@ def test_peak_memory_is_under_half_of_the_naive(monkeypatch):
     naive, lean = peak_bytes(plain_linear_cross_entropy), peak_bytes(chunked_linear_cross_entropy)
     assert naive > 2048 * 8192 * 4
     assert lean < naive / 2
+
+
+def test_a_compiler_does_not_unroll_the_chunks(monkeypatch):
+    sizes = []
+
+    def remember(graph, _inputs):
+        sizes.append(len(graph.graph.nodes))
+        return graph.forward
+
+    monkeypatch.setattr(loss, "PLAIN_MAX_LOGITS", 1)
+    for tokens_of_chunk in (37, 2):
+        torch.compiler.reset()
+        monkeypatch.setattr(loss, "CHUNK_LOGITS", tokens_of_chunk * V)
+        hidden, weight, targets = inputs()
+        compiled = torch.compile(lambda *given: linear_cross_entropy(given[0] * 1.0, *given[1:], V), backend=remember)
+        total, _ = compiled(hidden, weight, targets)
+        torch.testing.assert_close(total, plain_linear_cross_entropy(hidden, weight, targets, V)[0])
+    half = len(sizes) // 2
+    assert sizes[:half] == sizes[half:]
+
+
+def test_compiled_rows_equal_plain_ones():
+    written_out, compiled = (
+        gradients(chunked_linear_cross_entropy, *inputs(), softcap=3.0, chunk=8, fused=fused) for fused in (False, True)
+    )
+    for one, two in zip(written_out, compiled):
+        torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-6)
