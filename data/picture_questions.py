@@ -4,8 +4,8 @@
     python data/picture_questions.py   # writes data/picture_questions/{align,instruct,val,openmoji_val}.jsonl
 
 Captions and categories are Unicode's; colours and shapes are measured from the pixels, and asked only where they are
-clear. align holds one caption a training picture; instruct all kinds of questions about the same pictures, talks of
-several turns, and questions without a picture; val (Twemoji) and openmoji_val (another artist) one row a question
+clear. align holds one caption a training picture; instruct talks of several turns with all kinds of questions about the
+same pictures, and questions without a picture; val (Twemoji) and openmoji_val (another artist) one row a question
 about things that were never trained on. With data/fashion_mnist its first pictures join in, and fashion_val is written.
 
 Rows are {"image", "messages", "kind"}; <image> stands in the first message for the picture, whose file is named from
@@ -29,7 +29,7 @@ from picture_measures import COLOURS, main_colour, main_shape, split_picture
 from PIL import Image
 
 DATA = Path(__file__).parent
-FASHION_PICTURES = 2000
+FASHION_PICTURES = 500
 """So many of Fashion-MNIST's ten classes, or they would outnumber the emoji; every fifth number is kept for val."""
 
 CATEGORIES = (
@@ -196,17 +196,21 @@ def measured_questions(picture: Picture, colour: str | None, shape: str | None) 
     return [(kind, picture.choose(ASKED[kind], kind), answer) for kind, answer in answers.items() if answer]
 
 
-def ask_yes_no(pictures: list[Picture]) -> None:
+def ask_yes_no(pictures: list[Picture], both: bool = True) -> None:
     """Adds questions for yes and no about things and names.
 
     What is in one picture is asked of another that lacks it: every word is asked exactly as often where the answer is
     no as where it is yes, so that nothing but the picture tells. Half of the names are asked within their category.
+
+    Args:
+        both: things and names of every picture; else either, or these would be most of what is asked.
     """
-    with_things = [picture for picture in pictures if picture.things]
+    named = [picture for picture in pictures if both or not picture.things or number(f"{picture.name}/form") % 2]
+    with_things = [picture for picture in pictures if picture.things and (both or picture not in named)]
     words = [picture.choose(sorted(picture.things), "own thing") for picture in with_things]
     _ask_both(with_things, words, "thing", lambda picture, word: word in picture.things or not _lacks(picture, word))
     groups: dict[str, list[Picture]] = {}
-    for picture in pictures:
+    for picture in named:
         near = number(f"{picture.name}/near") % 2
         groups.setdefault(picture.category if near else "", []).append(picture)
     for group in groups.values():
@@ -276,14 +280,17 @@ def question_rows(pictures: list[Picture]) -> list[dict]:
     return [row_of(picture, question[0], [question]) for picture in pictures for question in picture.questions]
 
 
-def further_rows(pictures: list[Picture]) -> list[dict]:
-    """Talks of several turns about every second picture; for every third a question that needs no picture."""
+def lesson_rows(pictures: list[Picture]) -> list[dict]:
+    """What a model learns from: of each picture one talk with all questions that have a word for an answer, the caption
+    last so that it tells none of the others, each question for yes and no by itself, since what was said would tell it;
+    for every third picture also a question that needs none."""
     rows = []
     for picture in pictures:
         draw = random.Random(number(f"{picture.name}/turns"))
-        if len(picture.questions) > 1 and draw.random() < 0.5:
-            turns = draw.sample(picture.questions, min(len(picture.questions), draw.choice((2, 3))))
-            rows.append(row_of(picture, "multi_turn", turns))
+        turns = [one for one in picture.questions if one[0] not in ("caption", "yes_no")]
+        turns = draw.sample(turns, len(turns)) + [one for one in picture.questions if one[0] == "caption"]
+        rows.append(row_of(picture, "multi_turn" if len(turns) > 1 else "caption", turns))
+        rows += [row_of(picture, "yes_no", [one]) for one in picture.questions if one[0] == "yes_no"]
         if picture.category in CATEGORIES and draw.random() < 1 / 3:
             question = picture.choose(ASKED["text"], "text").format(picture.caption)
             rows.append({"messages": talk([("text", question, picture.category)], seen=False), "kind": "text"})
@@ -316,15 +323,17 @@ def main(data: Path = DATA) -> None:
     sets = {name: read_emoji(emoji / f"{name}.jsonl") for name in ("train", "val", "openmoji_val")}
     if fashion.exists():
         more, sets["fashion_val"] = read_fashion(fashion)
-        ask_yes_no(more)
     else:
         more = []
+    learnt = sets.pop("train"), more
+    for pictures in learnt:
+        ask_yes_no(pictures, both=False)
     for pictures in sets.values():
         ask_yes_no(pictures)
-    train = sets.pop("train") + more
+    train = learnt[0] + learnt[1]
     out.mkdir(parents=True, exist_ok=True)
     write(out, "align", align_rows(train))
-    write(out, "instruct", question_rows(train) + further_rows(train))
+    write(out, "instruct", lesson_rows(train))
     for name, pictures in sets.items():
         write(out, name, question_rows(pictures))
 
