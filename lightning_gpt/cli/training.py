@@ -44,6 +44,7 @@ from lightning_gpt.callbacks.run_settings import curated_settings  # noqa: E402
 from lightning_gpt.cli.quiet import quiet_lightning  # noqa: E402
 from lightning_gpt.nn import GPTConfig  # noqa: E402
 from lightning_gpt.nn.flops import parameters  # noqa: E402
+from lightning_gpt.parallel.data_parallel import DataParallel  # noqa: E402
 from lightning_gpt.tasks import NonFiniteError  # noqa: E402
 
 TRAINER_DEFAULTS: dict[str, Any] = {
@@ -173,9 +174,12 @@ class TrainingCLI(LightningCLI):
         own += config.get("callbacks") or []
         config["callbacks"] = own
         try:
-            return self._instantiate_trainer(config, [*extra, GracefulStop()])
+            trainer = self._instantiate_trainer(config, [*extra, GracefulStop()])
         except TypeError as error:  # Lightning's word for devices: 2x and the like
             raise ValueError(f"trainer: {error}") from error
+        if isinstance(trainer.strategy, DataParallel):
+            trainer.strategy.check_trainer(trainer)
+        return trainer
 
     def _loggers(self, directory: Path) -> list[Any]:
         """metrics.jsonl and TensorBoard, both forgetting what a resumed run will write again."""
