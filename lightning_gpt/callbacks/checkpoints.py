@@ -134,20 +134,33 @@ class LastCheckpoint(_Saver):
         self.every_n_steps, self.every_n_minutes = every_n_steps, every_n_minutes
         self._step = 0
         self._saved_at = time.monotonic()
+        self._ask_at, self._asked = 0, (0, self._saved_at)
         self._postponed = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Counts from here."""
         self._step, self._saved_at = trainer.global_step, time.monotonic()
+        self._ask_at, self._asked = 0, (self._step, self._saved_at)
 
     def _due(self, trainer: Trainer, step: int, before: int) -> bool:
         if self.every_n_steps and step // self.every_n_steps > before // self.every_n_steps:
             return True
         if not self.every_n_minutes:
             return False
-        due = time.monotonic() - self._saved_at >= 60 * self.every_n_minutes
-        # Every rank must decide alike, and clocks differ: rank 0 decides.
-        return trainer.strategy.broadcast(due) if trainer.world_size > 1 else due
+        now = time.monotonic()
+        due = now - self._saved_at >= 60 * self.every_n_minutes
+        if trainer.world_size == 1:
+            return due
+        # Every rank must decide alike, and clocks differ: rank 0 decides, and says after how many steps it is to be
+        # asked again. To ask at every step would cost each of them two broadcasts; a save may be a hundredth late.
+        if step < self._ask_at:
+            return False
+        a_step = (now - self._asked[1]) / max(step - self._asked[0], 1)
+        self._asked = (step, now)
+        patience = 0.01 * 60 * self.every_n_minutes
+        due, wait = trainer.strategy.broadcast((due, min(max(int(patience / a_step), 1), 1000)))
+        self._ask_at = step + wait
+        return due
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs, batch, batch_idx: int) -> None:
         """Saves when due, only where an optimizer step has just been completed."""

@@ -9,6 +9,7 @@ settings of a YAML file, and compression on every backend:
         init_args: {compression: bf16}
 """
 
+import inspect
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
@@ -27,6 +28,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 Compression = Literal["none", "fp16", "bf16", "powersgd"]
+NAMES = inspect.signature(DistributedDataParallel).parameters
+SYNC_BUFFERS = "forward_sync_buffers" if "forward_sync_buffers" in NAMES else "broadcast_buffers"
+"""The argument's name before and since torch 2.15."""
 ONE_BUCKET_MB = 2**20
 """A terabyte: more than the gradients of any network that fits on one device."""
 
@@ -97,19 +101,26 @@ class DataParallel(DDPStrategy):
         timeout_minutes: float = 30.0,
     ) -> None:
         if bucket_cap_mb is not None and bucket_cap_mb <= 0:
-            raise ValueError(f"bucket_cap_mb={bucket_cap_mb} must be positive, or null for torch's choice")
+            raise ValueError(
+                f"trainer.strategy.bucket_cap_mb={bucket_cap_mb} must be positive, or null for torch's choice"
+            )
         if bucket_cap_mb is not None and not overlap:
-            raise ValueError(f"bucket_cap_mb={bucket_cap_mb} has no meaning with overlap=false, which has one bucket")
+            raise ValueError(
+                f"trainer.strategy.bucket_cap_mb={bucket_cap_mb} has no meaning with overlap=false: it has one bucket"
+            )
         if compression not in Compression.__args__:
-            raise ValueError(f"compression={compression!r} is unknown: use {', '.join(Compression.__args__)}")
+            raise ValueError(
+                f"trainer.strategy.compression={compression!r} is unknown: use {', '.join(Compression.__args__)}"
+            )
         if powersgd_rank < 1:
-            raise ValueError(f"powersgd_rank={powersgd_rank} must be at least 1")
+            raise ValueError(f"trainer.strategy.powersgd_rank={powersgd_rank} must be at least 1")
         if powersgd_start_step < 2:
             raise ValueError(
-                f"powersgd_start_step={powersgd_start_step} must be at least 2: DDP arranges its buckets in the first"
+                f"trainer.strategy.powersgd_start_step={powersgd_start_step} must be at least 2: DDP arranges its "
+                "buckets in the first"
             )
         if timeout_minutes <= 0:
-            raise ValueError(f"timeout_minutes={timeout_minutes} must be positive")
+            raise ValueError(f"trainer.strategy.timeout_minutes={timeout_minutes} must be positive")
         self.compression = compression
         self.powersgd_rank, self.powersgd_start_step = powersgd_rank, powersgd_start_step
         self.sync_micro_batches = sync_micro_batches
@@ -133,7 +144,7 @@ class DataParallel(DDPStrategy):
         accumulation = trainer.accumulate_grad_batches
         if self._ddp_kwargs["static_graph"] and accumulation > 1 and not self.sync_micro_batches:
             raise ValueError(
-                f"trainer.strategy: static_graph=true cannot accumulate (trainer.accumulate_grad_batches="
+                f"trainer.strategy.static_graph=true cannot accumulate (trainer.accumulate_grad_batches="
                 f"{accumulation}): set static_graph to false"
             )
 
@@ -147,7 +158,7 @@ class DataParallel(DDPStrategy):
         broadcast = self.broadcast_buffers
         if broadcast is None:
             broadcast = any(isinstance(module, _BatchNorm) for module in model.modules())
-        self._ddp_kwargs["broadcast_buffers"] = broadcast
+        self._ddp_kwargs[SYNC_BUFFERS] = broadcast
         return super()._setup_model(model)
 
     def communication_hook(self) -> tuple[object, Callable[[Any, dist.GradBucket], Future[Tensor]]] | None:
@@ -166,7 +177,9 @@ class DataParallel(DDPStrategy):
             return
         half = {parameter.element_size() for parameter in self.model.parameters() if parameter.requires_grad} == {2}
         if half and self.compression in ("fp16", "bf16"):
-            rank_zero_warn(f"compression={self.compression} saves nothing: the gradients have 16 bits already")
+            rank_zero_warn(
+                f"trainer.strategy.compression={self.compression} saves nothing: the gradients have 16 bits already"
+            )
         self.model.register_comm_hook(*hook)
 
     def block_backward_sync(self) -> AbstractContextManager[None]:

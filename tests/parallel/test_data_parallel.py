@@ -14,6 +14,7 @@ from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.strategies import DDPStrategy
 from torch.nn.parallel import DistributedDataParallel
 
+from lightning_gpt.callbacks.checkpoints import LastCheckpoint
 from lightning_gpt.callbacks.jsonl_logger import read_metrics
 from lightning_gpt.cli.training import TRAINER_DEFAULTS
 from lightning_gpt.data import TokenData
@@ -27,11 +28,17 @@ WORLD = 2
 
 
 class Watch(Callback):
-    """Collectives of every backward pass."""
+    """Collectives of every backward pass, and of the whole training."""
 
     def __init__(self):
         self.backwards = []
-        self._stack = ExitStack()
+        self._stack, self._whole_stack = ExitStack(), ExitStack()
+
+    def on_train_start(self, trainer, pl_module):
+        self.whole = self._whole_stack.enter_context(recorded_collectives())
+
+    def on_train_end(self, trainer, pl_module):
+        self._whole_stack.close()
 
     def on_before_backward(self, trainer, pl_module, loss):
         self.backwards.append(self._stack.enter_context(recorded_collectives()))
@@ -40,18 +47,33 @@ class Watch(Callback):
         self._stack.close()
 
 
-def trained(corpus, strategy, steps=3, accumulate=1, batch_size=4):
-    """Weights after some steps of Pretraining, and the collectives of each backward pass."""
+class CountedSaves(LastCheckpoint):
+    """How often it saved."""
+
+    saves = 0
+
+    def save_now(self, trainer):
+        self.saves += 1
+        return super().save_now(trainer)
+
+
+def trained(corpus, strategy, steps=3, accumulate=1, callbacks=()):
+    """Weights after some steps of Pretraining, the collectives of each backward pass, and all of them."""
     seed_everything(1, verbose=False)
     config = GPTConfig(vocab_size=64, block_size=16, n_layer=2, n_head=2, n_embd=32)
     task = Pretraining(config, AdamW(lr=0.01), Constant())
     watch = Watch()
     settings = TRAINER_DEFAULTS | {"max_steps": steps, "limit_val_batches": 0, "accumulate_grad_batches": accumulate}
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "callbacks": [watch]}
+    quiet = {
+        "logger": False,
+        "enable_checkpointing": bool(callbacks),
+        "enable_progress_bar": False,
+        "callbacks": [watch, *callbacks],
+    }
     trainer = Trainer(accelerator="cpu", devices=WORLD, strategy=strategy, **settings, **quiet)
-    trainer.fit(task, TokenData(str(corpus), batch_size=batch_size, block_size=16))
+    trainer.fit(task, TokenData(str(corpus), batch_size=4, block_size=16))
     weights = {name: value.detach().clone() for name, value in task.net.named_parameters()}
-    return weights, watch.backwards
+    return weights, watch.backwards, watch.whole
 
 
 EXACT = {
@@ -65,7 +87,7 @@ EXACT = {
 }
 
 
-def train_with_every_knob(corpus):
+def train_with_every_knob(corpus, place):
     found = {"stock": trained(corpus, DDPStrategy())}
     found |= {name: trained(corpus, DataParallel(**knobs)) for name, knobs in EXACT.items()}
     found["stock_accumulated"] = trained(corpus, DDPStrategy(), accumulate=4)
@@ -75,6 +97,9 @@ def train_with_every_knob(corpus):
         found[compression] = trained(corpus, DataParallel(bucket_cap_mb=0.02, compression=compression))
     powersgd = DataParallel(bucket_cap_mb=0.02, compression="powersgd", powersgd_rank=2, powersgd_start_step=2)
     found["powersgd"] = trained(corpus, powersgd, steps=4)
+    for name, minutes in (("seldom_saved", 1e3), ("often_saved", 1e-6)):
+        saver = CountedSaves(every_n_minutes=minutes, dirpath=str(place / name))
+        found[name] = (*trained(corpus, DataParallel(), steps=6, callbacks=[saver]), saver.saves)
     return found
 
 
@@ -82,11 +107,11 @@ FOUND = {}
 
 
 @pytest.fixture
-def runs(processes, corpus):
+def runs(processes, corpus, tmp_path):
     """By name: weights and collectives of the first process; both processes have the same weights. Trained once."""
     if not FOUND:
-        first, second = (one.value for one in processes(WORLD, lambda rank: train_with_every_knob(corpus)))
-        for name, (weights, _) in first.items():
+        first, second = (one.value for one in processes(WORLD, lambda rank: train_with_every_knob(corpus, tmp_path)))
+        for name, (weights, *_) in first.items():
             assert all(torch.equal(weights[key], second[name][0][key]) for key in weights), name
         FOUND.update(first)
     return FOUND
@@ -103,7 +128,7 @@ def test_exact_knobs_give_stock_weights(runs, name):
 
 
 def test_buckets_follow_their_size(runs):
-    weights, backwards = runs["small_buckets"]
+    weights, backwards, _ = runs["small_buckets"]
     largest = max(value.numel() for value in weights.values()) * 4
     cap = 0.02 * 2**20
     buckets = backwards[-1]
@@ -138,11 +163,19 @@ def test_16_bits_halve_the_bytes(runs, compression, dtype):
 
 
 def test_powersgd_sends_factors(runs):
-    weights, backwards = runs["powersgd"]
+    weights, backwards, _ = runs["powersgd"]
     assert [one.bytes for one in backwards[:2]] == [size(weights)] * 2  # exact until its start
     buckets = len(backwards[1])
     assert len(backwards[-1]) == 3 * buckets > 9  # what is not compressed, P, Q
     assert backwards[-1].bytes < size(weights) / 4
+
+
+def test_ranks_seldom_ask_whether_to_save(runs):
+    """Rank 0's clock decides, by a broadcast of bytes that would else be sent in every step."""
+    *_, seldom, saves = runs["seldom_saved"]
+    assert saves == 1 and len([one for one in seldom.named("broadcast") if one.dtype == "Byte"]) == 1
+    *_, often, saves = runs["often_saved"]
+    assert saves == 7 and len([one for one in often.named("broadcast") if one.dtype == "Byte"]) >= 6
 
 
 def wrapped(net, bucket_cap_mb, compression, **knobs):
@@ -231,7 +264,7 @@ def test_contradictions_are_refused(lightning_gpt, capsys):
         lightning_gpt("fit", trainer(static_graph=True), "--trainer.accumulate_grad_batches", 2)
     assert stop.value.code == 2
     assert capsys.readouterr().err == (
-        "lightning-gpt: error: trainer.strategy: static_graph=true cannot accumulate (trainer.accumulate_grad_batches="
+        "lightning-gpt: error: trainer.strategy.static_graph=true cannot accumulate (trainer.accumulate_grad_batches="
         "2): set static_graph to false\n"
     )
 
