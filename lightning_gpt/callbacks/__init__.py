@@ -4,6 +4,7 @@ from lightning_gpt.callbacks.attention_maps import AttentionMaps
 from lightning_gpt.callbacks.board import Board
 from lightning_gpt.callbacks.calibration_plot import CalibrationPlot
 from lightning_gpt.callbacks.checkpoints import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint, RandomState
+from lightning_gpt.callbacks.collective_volume import CollectiveVolume
 from lightning_gpt.callbacks.diagnosis import Diagnosis
 from lightning_gpt.callbacks.expert_metrics import ExpertMetrics
 from lightning_gpt.callbacks.final_validation import FinalValidation
@@ -22,6 +23,7 @@ __all__ = [
     "BestCheckpoint",
     "Board",
     "CalibrationPlot",
+    "CollectiveVolume",
     "Diagnosis",
     "ExpertMetrics",
     "FinalValidation",

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from lightning_gpt.experiments.cell_run import LOG_FILE, CellState, conclude, prepare_run, run_cell
 from lightning_gpt.experiments.plan import Cell
+from lightning_gpt.experiments.settings import lookup, overlaid, read_yaml
 from lightning_gpt.experiments.spec_checks import nearest
 
 Outcome = tuple[Cell, CellState | Exception]
@@ -98,6 +99,8 @@ def available_cores() -> int:
 class InlineEngine:
     """Cells one after the other in this very process: saves each the start of a process, protects none from another.
 
+    Runs whose further processes are started by calling this command again get one of their own, where that is theirs.
+
     Args:
         fit: runs `lightning-gpt` with the given arguments.
     """
@@ -111,7 +114,7 @@ class InlineEngine:
         """As Engine.run."""
         for cell in cells:
             try:
-                yield cell, self._one(cell)
+                yield cell, run_cell(cell) if starts_commands(cell) else self._one(cell)
             except (RuntimeError, ValueError) as error:
                 yield cell, error
 
@@ -131,6 +134,16 @@ class InlineEngine:
                 status = end.code if isinstance(end.code, int) else 1
         state.seconds = round(time.monotonic() - begin, 2)
         return conclude(cell, state, status)
+
+
+def starts_commands(cell: Cell) -> bool:
+    """Whether Lightning starts the other processes of a run by the command of the first."""
+    tree = cell.settings
+    for path in reversed(cell.configs):
+        tree = overlaid(read_yaml(path), tree)
+    strategy = lookup(tree, "trainer.strategy", "auto")
+    method = strategy if isinstance(strategy, str) else lookup(strategy, "init_args.start_method", "popen")
+    return lookup(tree, "trainer.devices", "auto") not in (1, "1", "auto") and "fork" not in method
 
 
 class RayEngine:

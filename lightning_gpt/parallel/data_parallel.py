@@ -15,6 +15,7 @@ from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from typing import Any, Literal
 
+import torch
 import torch.distributed as dist
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy
@@ -77,6 +78,7 @@ class DataParallel(DDPStrategy):
             quickly; Vogels et al. and torch advise about a tenth of the run.
         sync_micro_batches: reduce after every micro-batch of an accumulation, to see what skipping it saves.
         start_method: how Lightning starts the processes: popen = the command again; fork = 30 times as quick, on CPU.
+        threads_per_process: of matrix products on CPU; null = cores / processes, or OMP_NUM_THREADS.
         process_group_backend: null = nccl on GPUs, gloo on CPU.
         timeout_minutes: after which a collective that others did not join fails.
 
@@ -97,6 +99,7 @@ class DataParallel(DDPStrategy):
         powersgd_start_step: int = 100,
         sync_micro_batches: bool = False,
         start_method: Literal["popen", "fork", "spawn", "forkserver"] = "popen",
+        threads_per_process: int | None = None,
         process_group_backend: str | None = None,
         timeout_minutes: float = 30.0,
     ) -> None:
@@ -119,10 +122,13 @@ class DataParallel(DDPStrategy):
                 f"trainer.strategy.powersgd_start_step={powersgd_start_step} must be at least 2: DDP arranges its "
                 "buckets in the first"
             )
+        if threads_per_process is not None and threads_per_process < 1:
+            raise ValueError(f"trainer.strategy.threads_per_process={threads_per_process} must be at least 1, or null")
         if timeout_minutes <= 0:
             raise ValueError(f"trainer.strategy.timeout_minutes={timeout_minutes} must be positive")
         self.compression = compression
         self.powersgd_rank, self.powersgd_start_step = powersgd_rank, powersgd_start_step
+        self.threads_per_process = threads_per_process
         self.sync_micro_batches = sync_micro_batches
         self.broadcast_buffers = broadcast_buffers
         super().__init__(
@@ -149,7 +155,9 @@ class DataParallel(DDPStrategy):
             )
 
     def setup_environment(self) -> None:
-        """Checks once more for those who do not come through the command line."""
+        """In every process; checks once more for those who do not come through the command line."""
+        if self.threads_per_process is not None:
+            torch.set_num_threads(self.threads_per_process)
         if self.lightning_module is not None:
             self.check_trainer(self.lightning_module.trainer)
         super().setup_environment()

@@ -18,6 +18,7 @@ from lightning_gpt.callbacks.checkpoints import LastCheckpoint
 from lightning_gpt.callbacks.jsonl_logger import read_metrics
 from lightning_gpt.cli.training import TRAINER_DEFAULTS
 from lightning_gpt.data import TokenData
+from lightning_gpt.hub import load_checkpoint
 from lightning_gpt.nn import GPTConfig
 from lightning_gpt.optim import AdamW, Constant
 from lightning_gpt.parallel.collectives import recorded_collectives
@@ -256,6 +257,7 @@ def test_contradictions_are_refused(lightning_gpt, capsys):
         ({"bucket_cap_mb": 5, "overlap": False}, "bucket_cap_mb=5 has no meaning with overlap=false"),
         ({"compression": "int8"}, "compression='int8' is unknown: use none, fp16, bf16, powersgd"),
         ({"powersgd_rank": 0}, "powersgd_rank=0 must be at least 1"),
+        ({"threads_per_process": 0}, "threads_per_process=0 must be at least 1"),
         ({"powersgd_start_step": 1}, "powersgd_start_step=1 must be at least 2"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -285,10 +287,30 @@ def test_every_launcher_trains_alike(lightning_gpt, processes, recipe, tmp_path,
     command = [sys.executable, "-m", "lightning_gpt", *map(str, started), "--run.name", "popen"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=120, capture_output=True)
-    lightning_gpt("fit", trainer(start_method="fork"), *options, "--run.name", "fork")
+    volume = "--trainer.callbacks+=lightning_gpt.callbacks.CollectiveVolume"
+    lightning_gpt("fit", trainer(start_method="fork"), *options, "--run.name", "fork", volume)
     losses = {}
     for name in ("torchrun", "popen", "fork"):
         rows = read_metrics(tmp_path / "runs" / name / "version_0" / "metrics.jsonl")
         losses[name] = [row["train/loss"] for row in rows if "train/loss" in row]
     assert len(losses["fork"]) == 4
     assert losses["fork"] == losses["torchrun"] == losses["popen"]
+    volumes = [row["communication/mib"] for row in rows if "communication/mib" in row]
+    net, _ = load_checkpoint(tmp_path / "runs" / "fork" / "version_0" / "checkpoints" / "last.ckpt")
+    gradients = sum(4 * weight.numel() for weight in net.parameters())
+    assert len(volumes) == 4  # little but the gradients
+    assert all(1 < volume * 2**20 / gradients < 1.02 for volume in volumes)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_gpus_train_with_every_compression(lightning_gpt):
+    """Through NCCL, on as many GPUs as there are; the recorder sees what they send."""
+    volumes = {}
+    for compression in ("none", "bf16", "powersgd"):
+        strategy = trainer(compression=compression, powersgd_start_step=2)
+        strategy["trainer"] |= {"devices": torch.cuda.device_count(), "accelerator": "gpu", "precision": "bf16-mixed"}
+        run = lightning_gpt("fit", strategy, "--trainer.callbacks+=lightning_gpt.callbacks.CollectiveVolume")
+        rows = read_metrics(run / "metrics.jsonl")
+        volumes[compression] = [row["communication/mib"] for row in rows if "communication/mib" in row][-1]
+    assert 0.49 < volumes["bf16"] / volumes["none"] < 0.52
+    assert volumes["powersgd"] < volumes["none"] / 4
