@@ -99,7 +99,8 @@ def available_cores() -> int:
 class InlineEngine:
     """Cells one after the other in this very process: saves each the start of a process, protects none from another.
 
-    Runs whose further processes are started by calling this command again get one of their own, where that is theirs.
+    Runs of several processes get one of their own: this one's command would be called again for the second rank, and a
+    fork of it would not have the threads of its matrix products.
 
     Args:
         fit: runs `lightning-gpt` with the given arguments.
@@ -114,13 +115,16 @@ class InlineEngine:
         """As Engine.run."""
         for cell in cells:
             try:
-                yield cell, run_cell(cell) if starts_commands(cell) else self._one(cell)
+                yield cell, run_cell(cell) if of_several_processes(cell) else self._one(cell)
             except (RuntimeError, ValueError) as error:
                 yield cell, error
 
     def _one(self, cell: Cell) -> CellState:
+        from torch import distributed
+
         state, arguments = prepare_run(cell)
         begin, status = time.monotonic(), 0
+        environment = dict(os.environ)
         with (
             open(cell.directory / LOG_FILE, "w", encoding="utf-8") as log,
             contextlib.redirect_stdout(log),
@@ -132,18 +136,21 @@ class InlineEngine:
                 if end.code in (130, 143):  # Ctrl-C, SIGTERM: the whole experiment shall stop
                     raise
                 status = end.code if isinstance(end.code, int) else 1
+            finally:  # a strategy of several devices leaves its group and its rank, also where there is one
+                os.environ.clear()
+                os.environ.update(environment)
+                if distributed.is_available() and distributed.is_initialized():
+                    distributed.destroy_process_group()
         state.seconds = round(time.monotonic() - begin, 2)
         return conclude(cell, state, status)
 
 
-def starts_commands(cell: Cell) -> bool:
-    """Whether Lightning starts the other processes of a run by the command of the first."""
+def of_several_processes(cell: Cell) -> bool:
+    """Whether its run asks for more than one device."""
     tree = cell.settings
     for path in reversed(cell.configs):
         tree = overlaid(read_yaml(path), tree)
-    strategy = lookup(tree, "trainer.strategy", "auto")
-    method = strategy if isinstance(strategy, str) else lookup(strategy, "init_args.start_method", "popen")
-    return lookup(tree, "trainer.devices", "auto") not in (1, "1", "auto") and "fork" not in method
+    return lookup(tree, "trainer.devices", "auto") not in (1, "1", "auto")
 
 
 class RayEngine:

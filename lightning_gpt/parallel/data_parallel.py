@@ -77,7 +77,8 @@ class DataParallel(DDPStrategy):
         powersgd_start_step: steps that are reduced exactly before PowerSGD begins, at least 2. Early gradients change
             quickly; Vogels et al. and torch advise about a tenth of the run.
         sync_micro_batches: reduce after every micro-batch of an accumulation, to see what skipping it saves.
-        start_method: how Lightning starts the processes: popen = the command again; fork = 30 times as quick, on CPU.
+        start_method: how Lightning starts the processes: popen = the command again; fork = 30 times as quick, on CPU,
+            where nothing in this process has computed with several threads before.
         threads_per_process: of matrix products on CPU; null = cores / processes, or OMP_NUM_THREADS.
         process_group_backend: null = nccl on GPUs, gloo on CPU.
         timeout_minutes: after which a collective that others did not join fails.
