@@ -3,7 +3,8 @@
 from lightning_gpt.callbacks.attention_maps import AttentionMaps
 from lightning_gpt.callbacks.board import Board
 from lightning_gpt.callbacks.calibration_plot import CalibrationPlot
-from lightning_gpt.callbacks.checkpoints import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint, RandomState
+from lightning_gpt.callbacks.checkpoint_io import AtomicCheckpointIO
+from lightning_gpt.callbacks.checkpoints import BestCheckpoint, LastCheckpoint, RandomState
 from lightning_gpt.callbacks.collective_volume import CollectiveVolume
 from lightning_gpt.callbacks.diagnosis import Diagnosis
 from lightning_gpt.callbacks.expert_metrics import ExpertMetrics

@@ -52,7 +52,7 @@ class GracefulStop(Callback):
         if not received:
             return
         saver = next((c for c in trainer.callbacks if isinstance(c, LastCheckpoint)), None)
-        saved = saver is not None and saver.save_now(trainer)
+        saved = saver is not None and saver.save_now(trainer, final=True)
         raise Interrupted(received, saver.path(trainer) if saved else None, trainer.global_step)
 
     def _release(self) -> None:

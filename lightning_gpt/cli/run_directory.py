@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lightning_gpt.hub.integrity import restore_pointer
+
 VERSION = re.compile(r"version_(\d+)")
 
 
@@ -40,7 +42,9 @@ class RunConfig:
             ValueError: there is none.
         """
         for version in reversed(self.versions()):
-            if (self.directory(version) / "checkpoints" / "last.ckpt").exists():
+            last = self.directory(version) / "checkpoints" / "last.ckpt"
+            restore_pointer(last)
+            if last.exists():
                 return version
         raise ValueError(
             f"ckpt_path=last: no checkpoints/last.ckpt in any version under {self.root}: nothing to resume"

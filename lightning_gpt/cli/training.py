@@ -110,15 +110,14 @@ class TrainingCLI(LightningCLI):
             given = str(self.run.directory(bests[-1]) / "checkpoints" / "best.ckpt")
         config["ckpt_path"] = given
         path = Path(given)
-        if path.is_file():
-            from lightning_gpt.hub.checkpoint import CHECKPOINT_KEY, read_checkpoint
+        from lightning_gpt.hub.checkpoint import CHECKPOINT_KEY, read_checkpoint
 
-            content = read_checkpoint(path)
-            if CHECKPOINT_KEY not in content:
-                raise ValueError(f"ckpt_path={given} is no training checkpoint of lightning_gpt")
-            self.resumed_step = content.get("global_step", 0)
-        elif not path.is_dir():  # sharded checkpoints are directories
+        if not path.exists():
             raise FileNotFoundError(f"ckpt_path={given}: no such checkpoint")
+        content = read_checkpoint(path)
+        if CHECKPOINT_KEY not in content:
+            raise ValueError(f"ckpt_path={given} is no training checkpoint of lightning_gpt")
+        self.resumed_step = content.get("global_step", 0)
         directory = path.parent.parent
         if self.verb == "fit" and directory.parent.resolve() == self.run.root.resolve():
             self.version = int(directory.name.removeprefix("version_"))

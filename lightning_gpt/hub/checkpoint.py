@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from lightning_gpt.hub.integrity import DamagedError, read_manifest, verify, way_out
 from lightning_gpt.hub.network import network_from_state
 from lightning_gpt.nn import GPT, GPTConfig
 from lightning_gpt.text.roles import Roles
@@ -32,17 +33,34 @@ class _Placeholder:
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """The checkpoint's dictionary; tensors stay on disk until they are used.
+    """The dictionary of a checkpoint, whole file or sharded directory; tensors stay on disk until they are used.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: truncated, or not a checkpoint; the message says what the file is.
+        ValueError: truncated, or not a checkpoint; the message says what the file is, and of a damaged one which other
+            checkpoint of its run is whole.
     """
     path = Path(path)
+    if path.is_symlink() and not path.exists():
+        raise FileNotFoundError(f"{path} points to {path.readlink()}, which is gone{way_out(path)}")
     if path.is_dir():
-        raise ValueError(f"{path} is a sharded checkpoint: save with FSDP's state_dict_type: full to use it outside")
+        from lightning_gpt.hub.sharded_checkpoint import META_FILE, is_sharded, read_sharded  # 0.6 s of imports
+
+        if not is_sharded(path):
+            raise ValueError(
+                f"{path} is a directory, and no sharded checkpoint: it holds neither .metadata nor meta.pt"
+            )
+        read_manifest(path)
+        return read_sharded(path, _read_file(path / META_FILE))
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist")
+    return _read_file(path)
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    """What torch.save wrote, with tensors on disk and without importing or running anything that it names."""
+    if not path.exists():
+        raise DamagedError(f"{path} is missing: the checkpoint is incomplete{way_out(path.parent)}")
     with open(path, "rb") as file:
         start = file.read(512)
     if not start.startswith(b"PK\x03\x04"):
@@ -53,7 +71,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         with torch.serialization.safe_globals(stubs):
             content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
-        raise ValueError(f"{path} is truncated or damaged ({str(error).splitlines()[0][:120]})") from None
+        reason = str(error).splitlines()[0][:120]
+        raise DamagedError(f"{path} is truncated or damaged ({reason}){way_out(path)}") from None
     except pickle.UnpicklingError as error:
         reason = str(error).split("WeightsUnpickler error:")[-1].strip().splitlines()[0]
         raise ValueError(f"{path} holds Python objects that cannot be read safely ({reason[:120]})") from None
@@ -62,15 +81,29 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return content
 
 
+def verify_checkpoint(path: str | Path) -> None:
+    """Reads all of a checkpoint through.
+
+    Raises:
+        DamagedError: it is not what was written; the message names a checkpoint of the run that is.
+    """
+    try:
+        verify(path)
+    except DamagedError as error:
+        raise DamagedError(f"{error}{way_out(path)}") from None
+
+
 def load_checkpoint(
     path: str | Path, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
 ) -> tuple[GPT, Tokenizer]:
     """The network (in evaluation mode) and tokenizer of a training checkpoint.
 
     Raises:
-        FileNotFoundError, ValueError: as read_checkpoint, another program's checkpoint, or a vision-language model.
+        FileNotFoundError, ValueError: as read_checkpoint, damaged, another program's checkpoint, or a vision-language
+            model.
     """
     content = read_checkpoint(path)
+    verify_checkpoint(path)
     about = content.get(CHECKPOINT_KEY)
     if not isinstance(about, dict) or "model" not in about:
         raise ValueError(f"{path} {_whose(content)}, not a checkpoint of lightning_gpt")

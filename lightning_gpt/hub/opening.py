@@ -22,7 +22,7 @@ def open_model(
 ) -> tuple[GPT, Tokenizer | None]:
     """The network (in evaluation mode) and tokenizer of
 
-    - a checkpoint file of `lightning-gpt fit`,
+    - a checkpoint of `lightning-gpt fit`, a whole file or a sharded directory,
     - a model directory of ours or of transformers, or a *.gguf file,
     - a directory with an adapter in peft's format, which names its base,
     - a run directory: the best checkpoint under it, else the last,
@@ -43,7 +43,7 @@ def open_model(
         if (path / ADAPTER_CONFIG).exists():
             return _open_adapter(path, dtype, device)
         return load_checkpoint(find_checkpoint(path), dtype, device)
-    if path.exists():
+    if path.exists() or path.is_symlink():
         if path.name in ("config.json", "model.safetensors"):
             return _load(path.parent, dtype, device)
         if path.suffix == ".gguf":
@@ -76,12 +76,15 @@ def _open_adapter(path: Path, dtype: torch.dtype | None, device: torch.device | 
 
 
 def find_checkpoint(run: Path) -> Path:
-    """The newest best*.ckpt under a run directory, else the newest last*.ckpt, else the newest of all.
+    """The newest best*.ckpt under a run directory, else the newest last*.ckpt, else the newest of all; a directory
+    that is itself a sharded checkpoint is the one that is meant.
 
     Raises:
         FileNotFoundError: none.
     """
-    found = sorted(run.rglob("*.ckpt"), key=lambda path: path.stat().st_mtime, reverse=True)
+    if (run / ".metadata").exists() or (run / "meta.pt").exists():
+        return run
+    found = sorted(run.rglob("*.ckpt"), key=lambda path: path.lstat().st_mtime, reverse=True)
     if not found:
         raise FileNotFoundError(f"{run} holds neither config.json (a model directory) nor a *.ckpt (a run directory)")
     for start in ("best", "last"):

@@ -52,9 +52,12 @@ def is_reward_model(path: str | Path) -> bool:
     path = Path(path)
     if (path / HEAD_FILE).exists():
         return True
-    if path.is_dir() and ((path / "config.json").exists() or not any(path.rglob("*.ckpt"))):
+    if (path / "config.json").exists():
         return False
-    file = find_checkpoint(path) if path.is_dir() else path
+    try:
+        file = find_checkpoint(path) if path.is_dir() else path
+    except FileNotFoundError:
+        return False
     return file.suffix == ".ckpt" and "reward" in read_checkpoint(file).get(CHECKPOINT_KEY, {})
 
 

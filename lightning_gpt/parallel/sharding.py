@@ -5,6 +5,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
 from lightning_gpt.nn import GPT
+from lightning_gpt.parallel.sharded_states import ShardedStates
 
 
 def shard_network(net: GPT, mesh: DeviceMesh) -> None:
@@ -24,11 +25,16 @@ def shard_network(net: GPT, mesh: DeviceMesh) -> None:
         register_fsdp_forward_method(net, method)
 
 
-class FullySharded(ModelParallelStrategy):
-    """Data-parallel over all devices with everything sharded; checkpoints are whole files, as without sharding."""
+class FullySharded(ShardedStates, ModelParallelStrategy):
+    """Data-parallel over all devices with everything sharded.
 
-    def __init__(self) -> None:
-        super().__init__(tensor_parallel_size=1, save_distributed_checkpoint=False)
+    Args:
+        sharded_checkpoints: every process writes its part, into a directory; false = rank 0 gathers and writes a whole
+            file. Either can be continued, exported and generated from under any strategy on any number of devices.
+    """
+
+    def __init__(self, sharded_checkpoints: bool = False) -> None:
+        super().__init__(tensor_parallel_size=1, save_distributed_checkpoint=sharded_checkpoints)
 
     def setup_environment(self) -> None:
         """Takes every device: Lightning's "auto" means the number of nodes and refuses several devices."""
