@@ -211,11 +211,27 @@ def clear_leftovers(target: Path) -> None:
 
 def commit(temporary: Path, target: Path, previous: str | None) -> None:
     """Gives a complete file or link the target's name in one step, then removes what nothing points to any more."""
+    if target.is_dir() and not target.is_symlink():
+        _make_link(target)
     if previous is not None and target.exists():
         _keep(target, target.with_name(previous))
     os.replace(temporary, target)
     sync_directory(target.parent)
     _prune(target)
+
+
+def _make_link(target: Path) -> None:
+    """A directory that stands under the name itself (a copy that followed links) makes room for a link to it. A kill
+    between the two steps leaves the name missing; restore_pointer then finds the newest complete directory."""
+    aside = next_version(target)
+    os.rename(target, aside)
+    target.symlink_to(aside.name)
+
+
+def next_version(target: Path) -> Path:
+    """The directory <target>.<n> after the highest."""
+    number = max((int(path.suffix[1:]) for path in versions(target)), default=0) + 1
+    return target.with_name(f"{target.name}.{number}")
 
 
 def _keep(target: Path, previous: Path) -> None:

@@ -11,8 +11,8 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
 
-from lightning_gpt.callbacks.checkpoint_io import SaveError, clear_leftovers, commit, discard
-from lightning_gpt.hub.integrity import fingerprint, verify, versions, write_manifest
+from lightning_gpt.callbacks.checkpoint_io import SaveError, clear_leftovers, commit, discard, next_version
+from lightning_gpt.hub.integrity import fingerprint, verify, write_manifest
 from lightning_gpt.hub.sharded_checkpoint import META_FILE, METADATA_FILE, split
 
 T = TypeVar("T")
@@ -48,8 +48,7 @@ def write_sharded(checkpoint: dict[str, Any], target: Path, group: Any, previous
 
 def _new_directory(target: Path) -> Path:
     clear_leftovers(target)
-    number = max((int(path.suffix[1:]) for path in versions(target)), default=0) + 1
-    directory = target.with_name(f"{target.name}.{number}")
+    directory = next_version(target)
     directory.mkdir()
     return directory
 
@@ -75,19 +74,9 @@ def _finish_part(directory: Path, rank: int, rest: dict[str, Any]) -> dict[str, 
 
 def _complete(directory: Path, files: dict[str, tuple[int, int]], target: Path, previous: str | None) -> None:
     write_manifest(directory, files)
-    if target.is_dir() and not target.is_symlink():
-        _make_link(target, directory)
     link = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     link.symlink_to(directory.name)
     commit(link, target, previous)
-
-
-def _make_link(target: Path, newest: Path) -> None:
-    """A directory that stands under the name itself (a copy that followed links) makes room for a link to it. A kill
-    between the two steps leaves the name missing; restore_pointer then finds the newest complete directory."""
-    aside = newest.with_name(f"{target.name}.{int(newest.suffix[1:]) + 1}")
-    os.rename(target, aside)
-    target.symlink_to(aside.name)
 
 
 def _together(action: Callable[[], T], group: Any, target: Path) -> list[T]:

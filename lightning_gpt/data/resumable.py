@@ -51,6 +51,7 @@ class ResumableData(LightningDataModule):
             **self._train_loader.state_dict(),
             "seed": self._train_loader.windows.seed,
             "fingerprint": self.fingerprint,
+            "samples_per_step": self._train_loader.global_batch_size * self._train_loader.accumulate,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -91,6 +92,7 @@ class ResumableData(LightningDataModule):
         trainer = self.trainer
         consumed = self._consumed_samples()
         self._loaded_by = trainer
+        self._tell_another_batch()
         return {
             "consumed_samples": consumed,
             "accumulate": 1 if trainer is None else trainer.accumulate_grad_batches,
@@ -99,6 +101,18 @@ class ResumableData(LightningDataModule):
             if trainer is None
             else lambda: trainer.fit_loop.epoch_loop.batch_progress.total.processed,
         }
+
+    def _tell_another_batch(self) -> None:
+        """Warns when an optimizer step takes another number of samples than before the checkpoint."""
+        accumulated = 1 if self.trainer is None else self.trainer.accumulate_grad_batches
+        before, now = self._resumed.get("samples_per_step"), getattr(self, "batch_size", 0) * accumulated
+        now *= self._placement()["world_size"]
+        if before not in (None, now):
+            rank_zero_warn(
+                f"an optimizer step takes {now} samples from here, it took {before} before the checkpoint, and the "
+                "schedule counts steps: to go on as before, choose data.batch_size x devices x "
+                f"trainer.accumulate_grad_batches = {before}"
+            )
 
     def _placement(self) -> dict[str, Any]:
         """What loaders need to know of this process."""

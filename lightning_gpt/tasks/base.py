@@ -208,12 +208,16 @@ class Task(LightningModule):
             )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the counters; subclasses add what makes the checkpoint usable alone."""
+        """Adds the counters; subclasses add what makes the checkpoint usable alone. Every rank calls."""
+        window = [torch.as_tensor(v, dtype=torch.float64) for v in (self.window_loss, self.window_tokens)]
+        window_2 = torch.stack([value.to(self.device) for value in window])
+        if self.trainer.world_size > 1:
+            torch.distributed.all_reduce(window_2)
         checkpoint[CHECKPOINT_KEY] = {
             "format": 1,
             "tokens_seen": self.tokens_seen,
-            "window_loss": float(self.window_loss),
-            "window_tokens": int(self.window_tokens),
+            "window_loss": window_2[0].item(),
+            "window_tokens": int(window_2[1].item()),
             "optimizer": type(self.optimizer_spec).__name__,
         }
 
@@ -233,4 +237,5 @@ class Task(LightningModule):
                 "new run from the checkpoint's weights with --model.init_from"
             )
         self.tokens_seen = saved["tokens_seen"]
-        self.window_loss, self.window_tokens = saved["window_loss"], saved["window_tokens"]
+        if self.trainer.global_rank == 0:  # they are sums over all ranks
+            self.window_loss, self.window_tokens = saved["window_loss"], saved["window_tokens"]
