@@ -178,7 +178,8 @@ def test_storage_that_fails_for_a_while_does_not_end_a_run(lightning_gpt, free_d
 
 
 def test_written_in_the_background_it_is_the_same_checkpoint(lightning_gpt):
-    often = ("--last.every_n_steps", 1, "--model.config.dropout", 0.1, "--trainer.max_steps")
+    often = ("--last.every_n_steps", 1, "--model.config.dropout", 0.1, "--model.schedule.decay_steps", 6)
+    often += ("--trainer.max_steps",)
     straight = lightning_gpt("fit", *often, 6)
     background = ("--last.asynchronous", "true", "--best.asynchronous", "true", "--last.keep_previous", "true")
     lightning_gpt("fit", *background, "--run.name", "background", *often, 4)
