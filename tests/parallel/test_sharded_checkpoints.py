@@ -110,3 +110,41 @@ def test_two_processes_are_resumed_exactly(train, tmp_path):
     assert here == pytest.approx(there, rel=1e-6)
     ours, theirs = (read_checkpoint(run / "checkpoints" / "last.ckpt")["state_dict"] for run in runs)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_adapters_travel_too(processes, tiny_model, answer_rows, tmp_path):
+    """LoRA: the checkpoint holds only what learns."""
+    settings = {
+        "run": {"name": "lora", "tensorboard": False, "dir": str(tmp_path / "runs")},
+        "model": {
+            "class_path": "lightning_gpt.tasks.SFT",
+            "init_args": {"init_from": str(tiny_model), "lora": {"rank": 4}},
+        },
+        "data": {
+            "class_path": "lightning_gpt.data.InstructionData",
+            "init_args": {"train": str(answer_rows), "max_length": 64},
+        },
+        "trainer": {"accelerator": "cpu", "log_every_n_steps": 1, "limit_val_batches": 0},
+        "samples": {"tokens": 0},
+        "curve": {"enabled": False},
+    }
+    settings["model"]["init_args"]["schedule"] = {
+        "class_path": "lightning_gpt.optim.Linear",
+        "init_args": {"decay_steps": 2},
+    }
+
+    def train(name: str, strategy: str, steps: int, *options: str) -> dict[int, float]:
+        devices, settings["trainer"]["strategy"] = STRATEGIES[strategy]
+        settings["trainer"] |= {"devices": devices, "max_steps": steps}
+        settings["data"]["init_args"]["batch_size"] = 4 // devices
+        settings["run"]["name"] = name
+        path = tmp_path / "recipe.yaml"
+        path.write_text(yaml.safe_dump(settings))
+        processes(devices, ["fit", "-c", path, *options])
+        return by_step(tmp_path / "runs" / name / "version_0", "train/loss")
+
+    train("lora", "sharded", 1)
+    last = tmp_path / "runs" / "lora" / "version_0" / "checkpoints" / "last.ckpt"
+    assert last.is_dir()
+    assert all("lora" in name for name in read_checkpoint(last)["state_dict"])
+    assert train("lora", "one", 2, "--ckpt_path", "last") == pytest.approx(train("straight", "one", 2), rel=2e-5)
