@@ -31,6 +31,7 @@ class ShardedStates:
         """Optimizers are restored after the hooks have judged the checkpoint, as without sharding."""
         return True
 
+    @torch.no_grad()
     def lightning_module_state_dict(self) -> dict[str, Tensor]:
         """By name: DTensors if sharded, else whole on rank 0 and nothing elsewhere."""
         state = self.model.state_dict(keep_vars=True)
@@ -42,6 +43,7 @@ class ShardedStates:
         """By number: DTensors if sharded, else whole on rank 0 and nothing elsewhere."""
         optimizer = getattr(optimizer, "_optimizer", optimizer)  # out of Lightning's wrapper
         state = optimizer.state_dict()
+        state["state"] = {number: dict(values) for number, values in state["state"].items()}  # no view of the live ones
         if self._save_distributed_checkpoint:
             return state
         numbers = {n: gathered(values, self.is_global_zero) for n, values in state["state"].items()}
@@ -75,7 +77,9 @@ class ShardedStates:
             if names and strict:
                 raise ValueError(f"the checkpoint {what} weight(s) {', '.join(names[:4])}")
         common = {name: detached(target) for name, target in targets.items() if name in source}
-        fill(common, source)
+        with torch.no_grad():
+            fill(common, source)
+        self.model.load_state_dict(common, strict=False)  # where a module saves otherwise than it holds
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         """Gives each optimizer its states, cut as their parameters are."""
