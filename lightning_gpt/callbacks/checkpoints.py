@@ -31,6 +31,8 @@ class _Saver(Checkpoint):
         self.tolerated_failures = tolerated_failures
         self.previous = previous
         self.failures = 0
+        self.under_way = False
+        """Whether this saver's checkpoint may still be being written in the background."""
 
     def path(self, trainer: Trainer) -> Path:
         """Where this saver writes."""
@@ -50,9 +52,9 @@ class _Saver(Checkpoint):
         Raises:
             SaveError: on every rank, one time more in a row than is tolerated.
         """
+        settle(trainer, forgiving=final)
         if trainer.fast_dev_run or not _everywhere(trainer, trainer.lightning_module.is_finite()):
             return False
-        settle(trainer)
         options: dict[str, Any] = {}
         if self.asynchronous and not final:
             options["asynchronous"] = True
@@ -66,7 +68,8 @@ class _Saver(Checkpoint):
 
         failure = _attempt(trainer, save, barrier=True)
         if failure is None:
-            if "asynchronous" not in options:
+            self.under_way = "asynchronous" in options
+            if not self.under_way:
                 self.failures = 0
             return True
         self.failed(failure, final)
@@ -84,10 +87,6 @@ class _Saver(Checkpoint):
         left = self.tolerated_failures + 1 - self.failures
         rank_zero_warn(f"{failure[1]}; training goes on, {left} more failure{'s' * (left > 1)} in a row would end it")
 
-    def settled(self) -> None:
-        """What was being written in the background is there."""
-        self.failures = 0
-
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Lets a save in the background come to its end; the exception is what is reported."""
         try:
@@ -100,24 +99,28 @@ class _Saver(Checkpoint):
         _wait(trainer)
 
 
-def settle(trainer: Trainer) -> None:
+def settle(trainer: Trainer, forgiving: bool = False) -> None:
     """Waits for a save in the background, if there is one, and has its saver judge a failure. Every rank calls.
+
+    Args:
+        trainer: of the run.
+        forgiving: there is one more try to come: warn of a failure however many there were.
 
     Raises:
         SaveError: on every rank, one time more in a row than is tolerated.
     """
-    savers = [callback for callback in trainer.callbacks if isinstance(callback, _Saver)]
-    if not any(saver.asynchronous for saver in savers):
+    savers = [c for c in trainer.callbacks if isinstance(c, _Saver) and c.under_way]
+    if not savers:
         return
+    (saver,) = savers  # each waits for the one before
+    saver.under_way = False
     failure = _attempt(trainer, lambda: _wait(trainer))
     if failure is None:
-        for saver in savers:
-            if saver.asynchronous:
-                saver.settled()
-        return
-    for saver in savers:
-        if str(saver.path(trainer)) == failure[2]:
-            saver.failed(failure)
+        saver.failures = 0
+    elif forgiving:
+        rank_zero_warn(failure[1])
+    else:
+        saver.failed(failure)
 
 
 def _wait(trainer: Trainer) -> None:
