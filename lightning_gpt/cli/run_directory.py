@@ -33,18 +33,23 @@ class RunConfig:
         """The number after the highest."""
         return max(self.versions(), default=-1) + 1
 
+    def with_last(self) -> list[int]:
+        """Versions that hold a last.ckpt, ascending."""
+        return [v for v in self.versions() if (self.directory(v) / "checkpoints" / "last.ckpt").exists()]
+
     def newest_with_last(self) -> int:
         """The newest version that holds a last.ckpt.
 
         Raises:
             ValueError: there is none.
         """
-        for version in reversed(self.versions()):
-            if (self.directory(version) / "checkpoints" / "last.ckpt").exists():
-                return version
-        raise ValueError(
-            f"ckpt_path=last: no checkpoints/last.ckpt in any version under {self.root}: nothing to resume"
-        )
+        found = self.with_last()
+        if not found:
+            raise ValueError(
+                f"ckpt_path=last: no checkpoints/last.ckpt in any version under {self.root}: nothing to resume "
+                "(ckpt_path=auto starts from the beginning then)"
+            )
+        return found[-1]
 
     def directory(self, version: int) -> Path:
         """runs/<name>/version_<n>."""
