@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from lightning_gpt.callbacks.graceful_stop import Interrupted
 from lightning_gpt.callbacks.run_settings import flat_settings
 from lightning_gpt.parallel.agreement import check_agreement, must_agree, versions
-from lightning_gpt.parallel.rank_failure import RankFailure, is_lost_connection
+from lightning_gpt.parallel.rank_failure import RankFailure, described, is_lost_connection
 from lightning_gpt.parallel.watchdog import Watchdog
 
 
@@ -131,7 +131,7 @@ class Watch(Callback):
             if is_lost_connection(exception):
                 failure = dog.cause()
             else:
-                failure = dog.fail(str(exception) or type(exception).__name__)
+                failure = dog.fail(described(exception, trainer.global_rank))
             if failure.rank != trainer.global_rank or is_lost_connection(exception):
                 exception.cause_of_end = RankFailure(failure, trainer.global_rank)
                 exception.message = failure.message

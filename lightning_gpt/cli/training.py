@@ -12,6 +12,7 @@ from lightning_gpt.cli.fast_import import import_lightning
 from lightning_gpt.cli.parsing import ClearErrorParser, with_nulls_as_config
 from lightning_gpt.cli.run_directory import RunConfig, differences
 
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # stack traces of C++ when another rank's process has ended
 import_lightning()
 
 import torch  # noqa: E402

@@ -10,7 +10,7 @@ from typing import Any
 from lightning.pytorch import Trainer
 
 from lightning_gpt.parallel.orphan import end_with_parent
-from lightning_gpt.parallel.rank_failure import RankFailure
+from lightning_gpt.parallel.rank_failure import Failure, RankFailure, described
 from lightning_gpt.parallel.rendezvous import Meeting, bequeath, inherited, meet
 from lightning_gpt.parallel.watchdog import Watchdog
 
@@ -72,6 +72,9 @@ class Launch:
             if cause.tell:
                 raise cause from error
             raise SystemExit(1) from error
+        if self._world_size > 1 and self.trainer is not None and isinstance(error, ValueError | OSError):
+            rank = self.trainer.global_rank
+            raise RankFailure(Failure(rank, described(error, rank), told_by=rank), rank) from error
 
     def leave_soon(self) -> None:
         """After a stop that all ranks make together: the end of Python and NCCL may take EXIT_SECONDS, no more."""

@@ -36,6 +36,14 @@ class RankFailure(RuntimeError):
         super().__init__(failure.message)
 
 
+def described(error: BaseException, rank: int) -> str:
+    """An error of one rank in one line, with the rank unless the message begins with it."""
+    text = " ".join(str(error).split())
+    if not isinstance(error, ValueError | OSError | RuntimeError) or not text:
+        text = f"{type(error).__name__}: {text}"
+    return text if text.startswith("rank") or f" on rank {rank}" in text else f"rank {rank}: {text}"
+
+
 def post(store: Store, failure: Failure) -> Failure:
     """Makes `failure` the job's cause unless there is one already; the job's cause."""
     return Failure(**json.loads(store.compare_set(KEY, "", json.dumps(asdict(failure)))))

@@ -245,9 +245,12 @@ class Watchdog(threading.Thread):
 
     def _leave(self, failure: Failure) -> None:
         """Gives the training thread time to hear of it by itself; then ends the process, in whatever it is stuck."""
+        seconds = PATIENCE_SECONDS
         with contextlib.suppress(RuntimeError, OSError):
             acknowledge(self._store)
-        self._ended.wait(PATIENCE_SECONDS)
+            if self._store.check(["stalled"]):  # it has had its time
+                seconds = 4 * self.poll_seconds
+        self._ended.wait(seconds)
         if self._ended.is_set() or self._ending:
             return
         if failure.told_by == self.rank:
