@@ -58,7 +58,7 @@ class GracefulStop(Callback):
         self._deadline: threading.Timer | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Takes the signals (only the main thread may), before anything that takes time."""
+        """Prepares the vote."""
         if stage != "fit":
             return
         # Lightning's handlers broadcast inside the signal handler, where the other ranks are in another collective,
@@ -66,13 +66,13 @@ class GracefulStop(Callback):
         trainer._signal_connector.register_signal_handlers = lambda: None
         trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
         self._vote = Vote() if trainer.world_size > 1 else None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Takes the signals (only the main thread may): before this there is nothing to save, and they end at once."""
+        self._step = trainer.global_step
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
                 self._previous[number] = signal.signal(number, self._handle)
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Counts from here."""
-        self._step = trainer.global_step
 
     def _handle(self, number: int, frame) -> None:
         self._heard = max(self._heard, 1 + SIGNALS.index(number))

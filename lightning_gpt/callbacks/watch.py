@@ -25,12 +25,13 @@ class Watch(Callback):
     rank 0 are refused before they train.
 
     Args:
-        seconds: without a step or a batch of validation before the run is declared stalled: every rank writes its
-            Python stacks to stacks/ in the run's directory, the rank that lags is named, and the run ends. Compiling
-            counts; null = never.
+        seconds: without a step or a batch of validation, from the first step to the last, before the run is declared
+            stalled: every rank writes its Python stacks (on GPUs also its last collectives) to stacks/ in the run's
+            directory, the rank that lags is named, and the run ends. Compiling counts; null = never.
         dead_seconds: without a sign of life before a rank is declared gone. A rank whose process has ended is noticed
             at once, at the next step.
-        collective_seconds: timeout of the process group's operations; null = the strategy's own (30 minutes).
+        collective_seconds: timeout of the process group's operations, after which NCCL ends the process
+            (TORCH_NCCL_ASYNC_ERROR_HANDLING, on by default); null = the strategy's own (30 minutes).
         directory: for stacks; null = stacks/ in the run's directory.
     """
 
@@ -77,8 +78,9 @@ class Watch(Callback):
             self.dog.start()
         self.dog.note(trainer.global_step, "before the first step")
         self.dog.dead_seconds, self.dog.directory = self.dead_seconds, self._stacks(trainer)
-        self.dog.stalled_seconds = None if trainer.fast_dev_run else self.seconds
         if store is not None:
+            if trainer.strategy.root_device.type == "cuda":
+                self.dog.directory.mkdir(parents=True, exist_ok=True)  # NCCL writes there, but makes no directory
             _dismiss_observer()
             facts = must_agree(flat_settings(self.settings)) | versions()
             facts["data fingerprint"] = getattr(trainer.datamodule, "fingerprint", None)
@@ -90,7 +92,8 @@ class Watch(Callback):
     # --- where it is ---------------------------------------------------------------------------------------------
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch, batch_idx: int) -> None:
-        """A batch has been read."""
+        """A batch has been read. Before the first one nobody knows how long it takes to prepare a run."""
+        self.dog.stalled_seconds = self.seconds
         self.dog.note(trainer.global_step, "forward")
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss) -> None:
@@ -104,6 +107,10 @@ class Watch(Callback):
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs, batch, batch_idx: int) -> None:
         """Callbacks and the next batch follow."""
         self.dog.note(trainer.global_step, "between steps")
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Nor how long what follows may take."""
+        self.dog.stalled_seconds = None
 
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *batch: Any) -> None:
         """Long validations are no stall."""
@@ -150,7 +157,7 @@ def _dismiss_observer() -> None:
     that was in good order, and this one is still saving."""
     for thread in threading.enumerate():
         if thread.name == "child-process-observer":
-            thread._finished = True
+            thread._child_processes = []
 
 
 def record_collectives(directory: Path) -> None:

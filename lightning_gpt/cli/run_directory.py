@@ -13,7 +13,9 @@ class RunConfig:
     """Name and place of a run."""
 
     name: str = "default"
-    """Groups the versions of one study: runs/<name>/version_<n>."""
+    """Groups the versions of one study: runs/<name>/version_<n>. --ckpt_path last goes on with the newest that has
+    saved, best starts from the newest best.ckpt, auto is last where something has been saved and a new run else: for
+    jobs that torchrun, SLURM or Kubernetes start again by the same command."""
     dir: str = "runs"
     """Directory of all runs."""
     tensorboard: bool = True

@@ -104,6 +104,7 @@ def summary(lines: list[str]) -> str:
         return ""
     told = sorted(lines, key=lambda line: line.partition(" has ")[2])
     groups = [list(group) for _, group in groupby(told, key=lambda line: line.partition(" has ")[2])]
+    groups.sort(key=len, reverse=True)
     shown = [group[0] + (f" (and {len(group) - 1} more ranks)" if len(group) > 1 else "") for group in groups[:SHOWN]]
     more = f"; and {len(groups) - SHOWN} more differences" if len(groups) > SHOWN else ""
     return "ranks were not started alike: " + "; ".join(shown) + more

@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -15,8 +16,8 @@ from lightning_gpt.parallel.rank_failure import Failure, RankFailure, post
 
 INHERITED = "LIGHTNING_GPT_DECIDED"
 """Environment variable in which a process hands its decisions to the ranks that Lightning starts from it."""
-PATIENCE = timedelta(minutes=30)
-"""How long ranks wait for one another's start, as torch does: pods and nodes may come minutes apart."""
+PATIENCE = timedelta(minutes=10)
+"""How long ranks wait for one another's start: pods and nodes may come minutes apart."""
 
 _MEETINGS = itertools.count()
 """Of this process: a second run must not find the first one's decisions."""
@@ -93,7 +94,24 @@ def meet() -> Meeting | None:
     )
     # The agent's store outlives its workers: what earlier attempts have left there must not be found.
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    return Meeting(PrefixStore(f"lightning_gpt/{attempt}/{next(_MEETINGS)}", store), rank, world_size)
+    ours = PrefixStore(f"lightning_gpt/{attempt}/{next(_MEETINGS)}", store)
+    if from_agent and attempt != "0":
+        _leave_agents_store(ours, rank)
+    return Meeting(ours, rank, world_size)
+
+
+def _leave_agents_store(store: Store, rank: int) -> None:
+    """Gives the process group of a restarted job a store of its own, in rank 0's process.
+
+    torch 2.15 leads all attempts to the same store under the same names: gloo then finds the addresses of processes
+    that are dead, and no restart ever comes to its first step.
+    """
+    if rank == 0:
+        with socket.socket() as free:
+            free.bind(("", 0))
+            store.set("port", str(free.getsockname()[1]))
+    os.environ["MASTER_PORT"] = store.get("port").decode()
+    os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "False"
 
 
 def inherited() -> dict[str, Any] | None:

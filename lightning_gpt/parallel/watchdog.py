@@ -35,7 +35,7 @@ class State:
     batch: int
     """Within a validation."""
     where: str
-    """The innermost Python frame of its main thread."""
+    """The innermost Python frame of the thread that trains."""
     waits: bool
     """Whether that frame is one in which ranks wait for others."""
     host: str
@@ -73,7 +73,7 @@ class Watchdog(threading.Thread):
         self.directory: Path | None = None  # for stacks
         # A connection of its own: a call that waits on the training's would hold this thread up.
         self._store = HashStore() if store is None else store.clone()
-        self._main = threading.main_thread().ident
+        self._main = threading.get_ident()  # made by the thread that trains
         self._noted = (0, PHASES[0], 0, time.monotonic())
         self._beat = 0
         self._neighbour = (-1, time.monotonic())
