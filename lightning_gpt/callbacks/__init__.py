@@ -17,6 +17,7 @@ from lightning_gpt.callbacks.retrieval_pictures import RetrievalPictures
 from lightning_gpt.callbacks.run_record import RunRecord
 from lightning_gpt.callbacks.samples import Samples
 from lightning_gpt.callbacks.training_metrics import TrainingMetrics
+from lightning_gpt.callbacks.watch import Watch
 
 __all__ = [
     "AtomicCheckpointIO",
@@ -39,4 +40,5 @@ __all__ = [
     "RunRecord",
     "Samples",
     "TrainingMetrics",
+    "Watch",
 ]

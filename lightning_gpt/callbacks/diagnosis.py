@@ -268,6 +268,8 @@ class Diagnosis(Callback):
             self._units.end()
         if self._batch is None:
             return None
+        if trainer.world_size > 1 and pl_module.device.type != "cpu":
+            return None  # ranks would look in different places, and wait for one another in the network's collectives
         try:
             return locate_non_finite(
                 getattr(pl_module, "net", pl_module),

@@ -109,7 +109,9 @@ def main(args: Sequence[str] | None = None) -> None:
 def is_expected(error: BaseException) -> bool:
     """Whether an error speaks to the user (its message says all), as opposed to a bug of ours."""
     names = {cls.__name__ for cls in type(error).__mro__}
-    return bool(names & {"ValueError", "OSError", "NonFiniteError", "MisconfigurationException", "ImportError"})
+    return bool(
+        names & {"ValueError", "OSError", "NonFiniteError", "RankFailure", "MisconfigurationException", "ImportError"}
+    )
 
 
 def one_line(error: BaseException) -> str:

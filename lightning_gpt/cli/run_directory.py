@@ -15,7 +15,9 @@ class RunConfig:
     """Name and place of a run."""
 
     name: str = "default"
-    """Groups the versions of one study: runs/<name>/version_<n>."""
+    """Groups the versions of one study: runs/<name>/version_<n>. --ckpt_path last goes on with the newest that has
+    saved, best starts from the newest best.ckpt, auto is last where something has been saved and a new run else: for
+    jobs that torchrun, SLURM or Kubernetes start again by the same command."""
     dir: str = "runs"
     """Directory of all runs."""
     tensorboard: bool = True
@@ -35,20 +37,26 @@ class RunConfig:
         """The number after the highest."""
         return max(self.versions(), default=-1) + 1
 
+    def with_last(self) -> list[int]:
+        """Versions that hold a last.ckpt, ascending; a link to a sharded one that was lost in copying is restored."""
+        lasts = {version: self.directory(version) / "checkpoints" / "last.ckpt" for version in self.versions()}
+        for last in lasts.values():
+            restore_pointer(last)
+        return [version for version, last in lasts.items() if last.exists()]
+
     def newest_with_last(self) -> int:
         """The newest version that holds a last.ckpt.
 
         Raises:
             ValueError: there is none.
         """
-        for version in reversed(self.versions()):
-            last = self.directory(version) / "checkpoints" / "last.ckpt"
-            restore_pointer(last)
-            if last.exists():
-                return version
-        raise ValueError(
-            f"ckpt_path=last: no checkpoints/last.ckpt in any version under {self.root}: nothing to resume"
-        )
+        found = self.with_last()
+        if not found:
+            raise ValueError(
+                f"ckpt_path=last: no checkpoints/last.ckpt in any version under {self.root}: nothing to resume "
+                "(ckpt_path=auto starts from the beginning then)"
+            )
+        return found[-1]
 
     def directory(self, version: int) -> Path:
         """runs/<name>/version_<n>."""

@@ -12,6 +12,7 @@ from lightning_gpt.cli.fast_import import import_lightning
 from lightning_gpt.cli.parsing import ClearErrorParser, with_nulls_as_config
 from lightning_gpt.cli.run_directory import RunConfig, differences
 
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # stack traces of C++ when another rank's process has ended
 import_lightning()
 
 import torch  # noqa: E402
@@ -39,12 +40,15 @@ from lightning_gpt.callbacks import (  # noqa: E402
     RunRecord,
     Samples,
     TrainingMetrics,
+    Watch,
 )
 from lightning_gpt.callbacks.run_settings import curated_settings  # noqa: E402
+from lightning_gpt.callbacks.watch import record_collectives  # noqa: E402
 from lightning_gpt.cli.quiet import quiet_lightning  # noqa: E402
 from lightning_gpt.nn import GPTConfig  # noqa: E402
 from lightning_gpt.nn.flops import parameters  # noqa: E402
 from lightning_gpt.parallel.data_parallel import DataParallel  # noqa: E402
+from lightning_gpt.parallel.launch import Launch  # noqa: E402
 from lightning_gpt.tasks import NonFiniteError  # noqa: E402
 
 TRAINER_DEFAULTS: dict[str, Any] = {
@@ -68,6 +72,7 @@ class TrainingCLI(LightningCLI):
     one line."""
 
     verb = "fit"
+    launch = Launch()
 
     @classmethod
     def subcommands(cls) -> dict[str, set[str]]:
@@ -85,6 +90,8 @@ class TrainingCLI(LightningCLI):
             ("curve", LossCurve),
             ("attention", AttentionMaps),
             ("diagnosis", Diagnosis),
+            ("stop", GracefulStop),
+            ("watchdog", Watch),
         ):
             parser.add_lightning_class_args(callback, group)
         parser.set_defaults({f"trainer.{key}": value for key, value in TRAINER_DEFAULTS.items()})
@@ -95,35 +102,44 @@ class TrainingCLI(LightningCLI):
         """Lightning would let the checkpoint's settings silently win here. Ours: find it, compare, tell, go on."""
         config = self.config[self.verb]
         self.run = RunConfig(**{key: config["run"][key] for key in ("name", "dir", "tensorboard")})
-        self.version = self.run.new_version()
         self.resumed_step = 0
-        given = config.get("ckpt_path")
+        # Rank 0 decides: another rank may look a moment later, when there is one version or checkpoint more.
+        decided = self.launch.decide(lambda: self._find_checkpoint(config.get("ckpt_path")))
+        self.version, given = decided["version"], decided["ckpt_path"]
+        config["ckpt_path"] = given
         if not given:
             return
+        path = Path(given)
+        from lightning_gpt.hub.checkpoint import CHECKPOINT_KEY, read_checkpoint
+
+        if not path.exists():
+            where = f" on rank {self.launch.rank}: all ranks must see the same runs" if self.launch.rank else ""
+            raise FileNotFoundError(f"ckpt_path={given}: no such checkpoint{where}")
+        content = read_checkpoint(path)
+        if CHECKPOINT_KEY not in content:
+            raise ValueError(f"ckpt_path={given} is no training checkpoint of lightning_gpt")
+        self.resumed_step = content.get("global_step", 0)
+        saved = path.parent.parent / "config.yaml"
+        if saved.exists() and rank_zero_only.rank == 0:
+            self._tell_differences(saved)
+
+    def _find_checkpoint(self, given: str | None) -> dict[str, Any]:
+        """The version that this run writes to, and the checkpoint's path for a word such as last."""
+        version = self.run.new_version()
+        if given == "auto":  # for jobs that are started again and again by the same command
+            given = "last" if self.run.with_last() else None
         if given == "last":
-            self.version = self.run.newest_with_last()
-            given = str(self.run.directory(self.version) / "checkpoints" / "last.ckpt")
+            version = self.run.newest_with_last()
+            given = str(self.run.directory(version) / "checkpoints" / "last.ckpt")
         elif given == "best":
             bests = [v for v in self.run.versions() if (self.run.directory(v) / "checkpoints" / "best.ckpt").exists()]
             if not bests:
                 raise ValueError(f"ckpt_path=best: no checkpoints/best.ckpt in any version under {self.run.root}")
             given = str(self.run.directory(bests[-1]) / "checkpoints" / "best.ckpt")
-        config["ckpt_path"] = given
-        path = Path(given)
-        from lightning_gpt.hub.checkpoint import CHECKPOINT_KEY, read_checkpoint
-
-        if not path.exists():
-            raise FileNotFoundError(f"ckpt_path={given}: no such checkpoint")
-        content = read_checkpoint(path)
-        if CHECKPOINT_KEY not in content:
-            raise ValueError(f"ckpt_path={given} is no training checkpoint of lightning_gpt")
-        self.resumed_step = content.get("global_step", 0)
-        directory = path.parent.parent
-        if self.verb == "fit" and directory.parent.resolve() == self.run.root.resolve():
-            self.version = int(directory.name.removeprefix("version_"))
-        saved = directory / "config.yaml"
-        if saved.exists():
-            self._tell_differences(saved)
+        directory = Path(given or "").parent.parent
+        if given and self.verb == "fit" and directory.parent.resolve() == self.run.root.resolve():
+            version = int(directory.name.removeprefix("version_"))
+        return {"version": version, "ckpt_path": given}
 
     def _tell_differences(self, saved: Path) -> None:
         """Prints what this run sets otherwise than the run that it continues."""
@@ -148,6 +164,9 @@ class TrainingCLI(LightningCLI):
             raise ValueError(f"trainer.precision={precision} needs a GPU: on CPU use bf16-mixed or 32-true")
         if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
             raise ValueError(f"trainer.accelerator={accelerator}: this machine has no GPU that torch can use: use cpu")
+        if not on_cpu:
+            self._check_devices(config.get("devices"))
+            record_collectives(directory / "stacks")
         interval = config.get("val_check_interval")
         if isinstance(interval, int) and not config.get("check_val_every_n_epoch"):
             # Lightning counts micro-batches here.
@@ -166,19 +185,33 @@ class TrainingCLI(LightningCLI):
         plugins = config.get("plugins") or []
         config["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
         extra = [self._get(self.config_init, key) for key in self._parser(self.verb).callback_keys]
-        own: list[Callback] = [RandomState(), TrainingMetrics(), ExpertMetrics(), CalibrationPlot()]
+        watch = extra.pop()  # the first to hear of everything
+        own: list[Callback] = [watch, RandomState(), TrainingMetrics(), ExpertMetrics(), CalibrationPlot()]
         own += [RetrievalPictures(), FinalValidation()]
         if self.verb == "fit":
             own.append(RunRecord(directory))
         own += config.get("callbacks") or []
         config["callbacks"] = own
         try:
-            trainer = self._instantiate_trainer(config, [*extra, GracefulStop()])
+            trainer = self._instantiate_trainer(config, extra)
         except TypeError as error:  # Lightning's word for devices: 2x and the like
             raise ValueError(f"trainer: {error}") from error
         if isinstance(trainer.strategy, DataParallel):
             trainer.strategy.check_trainer(trainer)
+        watch.prepare(trainer, self.config[self.verb].as_dict(), self.launch.dog)
+        self.launch.trainer = trainer
         return trainer
+
+    @staticmethod
+    def _check_devices(devices: Any) -> None:
+        """Refuses more GPUs than there are.
+
+        Raises:
+            ValueError: with both numbers.
+        """
+        there = torch.cuda.device_count()
+        if isinstance(devices, int) and devices > there:
+            raise ValueError(f"trainer.devices={devices}, but this machine has {there} GPU{'s' if there != 1 else ''}")
 
     def _loggers(self, directory: Path) -> list[Any]:
         """metrics.jsonl and TensorBoard, both forgetting what a resumed run will write again."""
@@ -248,15 +281,23 @@ def run_training(verb: str, args: list[str]) -> TrainingCLI:
     quiet_lightning()
     check_yaml_files(args)
     TrainingCLI.verb = verb
+    launch = TrainingCLI.launch = Launch.meet()
     try:
         cli = TrainingCLI(**CLI_SETTINGS, args=[verb, *with_nulls_as_config(args)])
     except Interrupted as stop:
+        launch.leave_soon()
         if rank_zero_only.rank == 0:
             print(stop.message, file=sys.stderr)
         raise
     except NonFiniteError as error:
+        launch.raise_cause(error)
         advice = "the last good checkpoint is kept: lower the learning rate or check the data"
         raise NonFiniteError(f"{error}; {advice}") from error
+    except BaseException as error:
+        launch.raise_cause(error)
+        raise
+    finally:
+        launch.end()
     if verb == "fit" and cli.trainer.is_global_zero and not cli.trainer.fast_dev_run:
         print(f"run directory: {cli.run.directory(cli.version)}", file=sys.stderr)
     return cli

@@ -1,6 +1,7 @@
 """What every task shares: optimizer and schedule from YAML, exact token means, clipping, guards against NaN."""
 
 import math
+from collections import deque
 from typing import Any
 
 import torch
@@ -45,6 +46,7 @@ class Task(LightningModule):
         self.gradient_norm: Tensor | None = None
         self.learning_rate = 0.0
         self._step_tokens: Tensor | int = 0
+        self._own_losses: deque[tuple[int, Tensor]] = deque(maxlen=1024)  # since the last healthy log, by step
         self._window_sums: dict[str, Tensor] = {}
         self._fresh_groups: list[dict[str, Any]] = []
 
@@ -96,11 +98,18 @@ class Task(LightningModule):
             count: scalar, how many tokens it runs over.
 
         Raises:
-            NonFiniteError: on CPU, where looking costs nothing; on a GPU the metrics and checkpoints look.
+            NonFiniteError: in a single process on CPU, where looking costs nothing; on a GPU the metrics and
+                checkpoints look. Of several ranks none may leave alone: the others would wait in the all-reduce of
+                the gradients. There a sick loss makes all of its gradients NaN, so that every rank sees it after the
+                all-reduce, before the weights are touched.
         """
         loss = loss_sum.detach()
+        step = self.trainer.global_step + 1
+        self._own_losses.append((step, loss))
         if loss.device.type == "cpu" and not math.isfinite(loss.item()):
-            raise NonFiniteError(f"the loss is {loss.item()} in optimizer step {self.trainer.global_step + 1}")
+            if self.trainer.world_size == 1:
+                raise NonFiniteError(f"the loss is {loss.item()} in optimizer step {step}")
+            loss_sum = loss_sum * math.nan
         self.window_loss = self.window_loss + loss
         self.window_tokens = self.window_tokens + count
         self._step_tokens = self._step_tokens + count
@@ -170,9 +179,8 @@ class Task(LightningModule):
         if hasattr(self.gradient_norm, "full_tensor"):  # sharded gradients have a sharded norm
             self.gradient_norm = self.gradient_norm.full_tensor()
         if self.gradient_norm.device.type == "cpu" and not math.isfinite(self.gradient_norm.item()):
-            raise NonFiniteError(
-                f"the gradient norm is {self.gradient_norm.item()} in optimizer step {self.trainer.global_step + 1}"
-            )
+            norm, step = self.gradient_norm.item(), self.trainer.global_step + 1
+            raise NonFiniteError(self._first_sick() or f"the gradient norm is {norm} in optimizer step {step}")
 
     def _rescale(self, parameters: list[torch.nn.Parameter]) -> None:
         """Gradients of nominal means -> gradients of the mean over counted tokens of all ranks."""
@@ -186,14 +194,35 @@ class Task(LightningModule):
             return
         torch._foreach_mul_([p.grad for p in parameters], factor)
 
+    def _first_sick(self) -> str | None:
+        """Which rank's loss was the first that is not finite, in which step. Called by all ranks, when one is sick."""
+        finite = torch.stack([loss for _, loss in self._own_losses]).isfinite().tolist() if self._own_losses else []
+        sick = [(step, float(loss)) for (step, loss), fine in zip(self._own_losses, finite) if not fine]
+        if self.trainer.world_size == 1:
+            return f"the loss is {sick[0][1]} in optimizer step {sick[0][0]}" if sick else None
+        found: list[tuple[int, float] | None] = [None] * self.trainer.world_size
+        torch.distributed.all_gather_object(found, sick[0] if sick else None)
+        first = min((one[0] for one in found if one), default=None)
+        if first is None:
+            return None
+        ranks = [rank for rank, one in enumerate(found) if one and one[0] == first]
+        where = "all ranks" if len(ranks) == len(found) > 1 else "rank " + ", ".join(map(str, ranks))
+        return f"the loss is {found[ranks[0]][1]} on {where} in optimizer step {first}"
+
     def is_finite(self) -> bool:
-        """Whether the latest loss and gradient were finite: asked before a checkpoint is written.
+        """Whether the latest loss and gradient of all ranks were finite: asked by all of them before a checkpoint is
+        written.
 
         With float16 the loss scaler skips steps whose gradient overflowed: there an infinite one is no illness.
         """
         scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
         latest = [self.window_loss] if scaled else [self.window_loss, self.gradient_norm]
-        return all(bool(torch.isfinite(value).all()) for value in latest if isinstance(value, Tensor))
+        finite = all(bool(torch.isfinite(value).all()) for value in latest if isinstance(value, Tensor))
+        if self.trainer.world_size == 1:
+            return finite
+        agreed = torch.tensor(int(finite), device=self.device)  # a rank that saved alone would wait for the others
+        torch.distributed.all_reduce(agreed, torch.distributed.ReduceOp.MIN)
+        return bool(agreed)
 
     def check_finite(self, loss: float) -> None:
         """Stops a run whose logged loss is not finite.
@@ -203,9 +232,11 @@ class Task(LightningModule):
         """
         if not math.isfinite(loss) or not self.is_finite():
             raise NonFiniteError(
-                f"the loss is {loss} and the gradient norm {float(self.gradient_norm)} by optimizer step "
+                self._first_sick()
+                or f"the loss is {loss} and the gradient norm {float(self.gradient_norm)} by optimizer step "
                 f"{self.trainer.global_step}"
             )
+        self._own_losses.clear()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the counters; subclasses add what makes the checkpoint usable alone. Every rank calls."""

@@ -233,14 +233,17 @@ class Reinforcement(Referenced):
         total = 0.0
         for rows in self.micro_batches(len(minibatch["targets"])):
             loss = self.loss({name: values[rows] for name, values in minibatch.items()}, count)
+            value = loss.item()
+            if not math.isfinite(value):
+                loss = loss * math.nan  # so are its gradients then, on all ranks: none leaves alone
             self.manual_backward(loss * world)  # gradients are averaged over ranks, the count is already global
-            total += loss.item()
+            total += value
         self.learning_rate = optimizer.param_groups[0]["lr"]
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.gradient_clip_val or math.inf)
         self.gradient_norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
         self.window_loss, self.window_tokens = self.window_loss + total * world, self.window_tokens + 1
-        if not math.isfinite(total) or not math.isfinite(self.gradient_norm.item()):
+        if not math.isfinite(self.gradient_norm.item()):
             step = self.trainer.global_step + 1
             raise NonFiniteError(f"the loss is {total} and the gradient norm {float(norm)} in optimizer step {step}")
         optimizer.step()

@@ -113,6 +113,13 @@ def test_last_goes_on_in_its_directory(lightning_gpt, capsys):
     assert settings(first)["trainer"]["max_steps"] == 6
 
 
+def test_auto_begins_and_goes_on_by_the_same_command(lightning_gpt):
+    command = ("fit", "--ckpt_path", "auto", "--model.schedule.decay_steps", 6)
+    first = lightning_gpt(*command, "--trainer.max_steps", 3)
+    assert lightning_gpt(*command) == first
+    assert losses(first) == losses(lightning_gpt("fit"))
+
+
 def test_a_run_that_has_ended_ends_again(lightning_gpt):
     run = lightning_gpt("fit")
     before = (run / "metrics.jsonl").read_text()
