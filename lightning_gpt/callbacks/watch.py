@@ -83,7 +83,17 @@ class Watch(Callback):
                 self.dog.directory.mkdir(parents=True, exist_ok=True)  # NCCL writes there, but makes no directory
             _dismiss_observer()
             facts = must_agree(flat_settings(self.settings)) | versions()
-            facts["data fingerprint"] = getattr(trainer.datamodule, "fingerprint", None)
+            check_agreement(store, trainer.global_rank, trainer.world_size, facts)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Compares the ranks' data: rows are tokens only since the model has handed over its tokenizer.
+
+        Raises:
+            ValueError: on all ranks, when one differs.
+        """
+        if trainer.world_size > 1:
+            facts = {"data fingerprint": getattr(trainer.datamodule, "fingerprint", None)}
+            store = PrefixStore("data", _store())
             check_agreement(store, trainer.global_rank, trainer.world_size, facts)
 
     def _stacks(self, trainer: Trainer) -> Path:
