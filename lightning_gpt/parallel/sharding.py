@@ -1,42 +1,58 @@
-"""Fully sharded training (FSDP2), applied to the network from outside: the network knows nothing of devices."""
+"""Fully sharded data parallelism (FSDP2), applied to a network from outside: the network knows nothing of devices."""
 
-from lightning.pytorch.strategies import ModelParallelStrategy
+from functools import partial
+
+from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor, Replicate
 
 from lightning_gpt.nn import GPT
-from lightning_gpt.parallel.sharded_states import ShardedStates
+from lightning_gpt.parallel.local_parameters import local, reduce_gradient, use_locally
+
+SHARDED_METHODS = ("loss", "answer_loss", "hidden")
+"""Of a GPT, besides forward: what training and validation call, where weights must be gathered as forward does."""
 
 
-def shard_network(net: GPT, mesh: DeviceMesh) -> None:
+def shard_network(net: GPT, mesh: DeviceMesh, reshard_after_forward: bool | int = True) -> None:
     """Spreads every block's weights, then what is left of the network, over the mesh (Zhao et al., 2023).
 
     Weights are gathered block by block while they are needed; gradients and optimizer states stay sharded.
 
     Args:
         net: changed in place; its parameters become DTensors.
-        mesh: one-dimensional, the data-parallel ranks.
+        mesh: the data-parallel ranks; of two dimensions (replicas, shards) for copies of a sharded network.
+        reshard_after_forward: whether a block's weights are freed between its forward and backward pass, or over how
+            many ranks they stay sharded then.
     """
+    numbers = average_numbers(net, mesh)
     for block in net.blocks:
-        fully_shard(block, mesh=mesh)
-    fully_shard(net, mesh=mesh)
-    # Training and validation call these, which must gather as forward does.
-    for method in ("loss", "answer_loss", "hidden"):
+        fully_shard(block, mesh=mesh, reshard_after_forward=reshard_after_forward, ignored_params=numbers)
+    # What is left is needed at both ends of a pass: freed between them it would be gathered twice.
+    fully_shard(net, mesh=mesh, reshard_after_forward=False, ignored_params=numbers)
+    for method in SHARDED_METHODS:
         register_fsdp_forward_method(net, method)
 
 
-class FullySharded(ShardedStates, ModelParallelStrategy):
-    """Data-parallel over all devices with everything sharded.
+def average_numbers(net: nn.Module, mesh: DeviceMesh) -> set[nn.Parameter]:
+    """Keeps parameters without dimensions, which cannot be sharded, whole on every rank, their gradients averaged."""
+    numbers: set[nn.Parameter] = set()
+    for module in net.modules():
+        mine = {name: p for name, p in module.named_parameters(recurse=False) if p.ndim == 0}
+        for name, parameter in mine.items():
+            whole = parameter.detach()
+            if isinstance(whole, DTensor):
+                whole = whole.to_local()
+            spread = DTensor.from_local(whole, mesh, [Replicate()] * mesh.ndim, run_check=False)
+            module.register_parameter(name, nn.Parameter(spread, requires_grad=parameter.requires_grad))
+            numbers.add(module._parameters[name])
+        if mine:
+            use_locally(module, dict.fromkeys(mine, partial(_averaged, mesh=mesh)))
+    return numbers
 
-    Args:
-        sharded_checkpoints: every process writes its part, into a directory; false = rank 0 gathers and writes a whole
-            file. Either can be continued, exported and generated from under any strategy on any number of devices.
-    """
 
-    def __init__(self, sharded_checkpoints: bool = False) -> None:
-        super().__init__(tensor_parallel_size=1, save_distributed_checkpoint=sharded_checkpoints)
-
-    def setup_environment(self) -> None:
-        """Takes every device: Lightning's "auto" means the number of nodes and refuses several devices."""
-        self._data_parallel_size = self.num_processes * self.num_nodes
-        super().setup_environment()
+def _averaged(parameter: DTensor, mesh: DeviceMesh):
+    number = local(parameter)
+    for dimension in range(mesh.ndim):
+        number = reduce_gradient(number, mesh.get_group(dimension), mean=True)
+    return number

@@ -5,10 +5,13 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.strategies import Strategy
 from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_gpt.optim import OptimizerSpec, ScheduleSpec
+from lightning_gpt.parallel.data_ranks import DataRanks, data_ranks
+from lightning_gpt.parallel.gradients import clip_by_norm, clip_by_value, local_gradients
 
 CHECKPOINT_KEY = "lightning_gpt"
 """Where a checkpoint keeps what is needed to use it without its YAML: model, tokenizer, counters."""
@@ -83,6 +86,16 @@ class Task(LightningModule):
             scheduler._last_lr = [group["lr"] for group in scheduler.optimizer.param_groups]
 
     @property
+    def strategy(self) -> Strategy | None:
+        """Of the trainer, if there is one yet."""
+        return self.trainer.strategy if self._trainer is not None else None
+
+    @property
+    def ranks(self) -> DataRanks:
+        """This process among those that read different batches: tensor-parallel ones count once."""
+        return data_ranks(self.trainer)
+
+    @property
     def nominal_tokens(self) -> int:
         """Targets of a full micro-batch of one rank: a divisor that every micro-batch on every rank knows."""
         data = self.trainer.datamodule
@@ -124,9 +137,7 @@ class Task(LightningModule):
         if not sums:
             return {}
         names = sorted(sums)
-        stacked = torch.stack([sums[name] for name in names])
-        if self.trainer.world_size > 1:
-            torch.distributed.all_reduce(stacked)
+        stacked = self.ranks.sum(torch.stack([sums[name] for name in names]))
         return {name: (total / max(count, 1e-12)) for name, (total, count) in zip(names, stacked.tolist())}
 
     def log_evaluation(self, metrics: dict[str, float], prefix: str) -> None:
@@ -150,8 +161,8 @@ class Task(LightningModule):
     ) -> None:
         """Once per optimizer step: makes the mean exact, clips by norm, keeps norm and rate for the log.
 
-        Called by Lightning also without a clip value. torch's own function is used because Lightning 2.6 refuses to
-        clip for fused optimizers under bf16-mixed.
+        Called by Lightning also without a clip value. It is not Lightning's own clipping because that refuses fused
+        optimizers under bf16-mixed.
         """
         # From the optimizer's lists: to walk the modules takes 0.2 ms of every step.
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
@@ -159,16 +170,10 @@ class Task(LightningModule):
             self._rescale(parameters)
         self._step_tokens = 0
         self.learning_rate = optimizer.param_groups[0]["lr"]  # of this step: the schedule moves on before the log
-        limit = gradient_clip_val or float("inf")
-        if gradient_clip_algorithm == "value":
-            self.gradient_norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
-            torch.nn.utils.clip_grad_value_(parameters, limit)
-        elif gradient_clip_val:
-            self.gradient_norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
-        else:
-            self.gradient_norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
-        if hasattr(self.gradient_norm, "full_tensor"):  # sharded gradients have a sharded norm
-            self.gradient_norm = self.gradient_norm.full_tensor()
+        by_value = gradient_clip_algorithm == "value"
+        self.gradient_norm = clip_by_norm(parameters, None if by_value else gradient_clip_val)
+        if by_value and gradient_clip_val:
+            clip_by_value(parameters, gradient_clip_val)
         if self.gradient_norm.device.type == "cpu" and not math.isfinite(self.gradient_norm.item()):
             raise NonFiniteError(
                 f"the gradient norm is {self.gradient_norm.item()} in optimizer step {self.trainer.global_step + 1}"
@@ -176,15 +181,13 @@ class Task(LightningModule):
 
     def _rescale(self, parameters: list[torch.nn.Parameter]) -> None:
         """Gradients of nominal means -> gradients of the mean over counted tokens of all ranks."""
-        accumulation, world = self.trainer.accumulate_grad_batches, self.trainer.world_size
-        counted = torch.as_tensor(self._step_tokens, dtype=torch.float32, device=self.device)
-        if world > 1:
-            torch.distributed.all_reduce(counted)
+        ranks = self.ranks
+        counted = ranks.sum(torch.as_tensor(self._step_tokens, device=self.device).float())
         # Each sum was divided by the nominal size and the accumulation, then averaged over the ranks.
-        factor = self.nominal_tokens * accumulation * world / counted.clamp(min=1)
+        factor = self.nominal_tokens * self.trainer.accumulate_grad_batches * ranks.size / counted.clamp(min=1)
         if factor.device.type == "cpu" and factor.item() == 1.0:
             return
-        torch._foreach_mul_([p.grad for p in parameters], factor)
+        torch._foreach_mul_(local_gradients(parameters), factor)
 
     def is_finite(self) -> bool:
         """Whether the latest loss and gradient were finite: asked before a checkpoint is written.

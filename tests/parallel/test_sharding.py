@@ -31,7 +31,7 @@ def test_two_sharded_processes_equal_one(config, lightning_gpt, recipe, tmp_path
     one = lightning_gpt("fit", *common, "--data.batch_size", 4, "--run.name", "one")
     command = [sys.executable, "-m", "lightning_gpt", "fit", "-c", str(recipe), *map(str, common)]
     strategy = tmp_path / "sharded.yaml"
-    strategy.write_text("trainer: {devices: 2, strategy: {class_path: lightning_gpt.parallel.sharding.FullySharded}}")
+    strategy.write_text("trainer: {devices: 2, strategy: {class_path: lightning_gpt.parallel.FullySharded}}")
     command += ["-c", str(strategy)]
     command += ["--data.batch_size", "2", "--run.name", "two", "--run.dir", str(one.parent.parent)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}

@@ -1,0 +1,66 @@
+"""The one place where a network is spread over devices: tasks call it from configure_model."""
+
+from lightning.pytorch.strategies import Strategy
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import fully_shard
+
+from lightning_gpt.nn import GPT
+from lightning_gpt.parallel.sharding import average_numbers, shard_network
+from lightning_gpt.parallel.strategies import FullySharded, Spreading, spread_over
+from lightning_gpt.parallel.tensor_parallel import replicate, tensor_parallel
+
+
+def parallelize(net: GPT, strategy: Strategy | None) -> None:
+    """Spreads a network as the trainer's strategy says, in place; nothing to do for one device and for DDP.
+
+    The order matters: layers are cut for tensor parallelism, then what each rank has left of them is sharded.
+
+    Args:
+        net: whole and alike on every rank, on the strategy's device.
+        strategy: of the trainer, whose processes have met.
+
+    Raises:
+        ValueError: the network cannot be cut into so many parts.
+    """
+    if isinstance(strategy, Spreading):
+        sharded = isinstance(strategy, FullySharded)
+        spread(net, strategy.device_mesh, sharded, sharded and strategy.reshard_after_forward)
+
+
+def spread(net: GPT, mesh: DeviceMesh, sharded: bool, reshard_after_forward: bool = True) -> None:
+    """As `parallelize`, over a mesh as `lay_out` makes it.
+
+    Args:
+        net: changed in place.
+        mesh: with the dimensions "data_parallel" and "tensor_parallel".
+        sharded: over the data-parallel ranks.
+        reshard_after_forward: see shard_network.
+    """
+    data, tensor = spread_over(mesh)
+    if tensor is not None:
+        tensor_parallel(net, tensor)
+    if sharded:
+        shard_network(net, data, reshard_after_forward)
+
+
+def parallelize_head(head: nn.Module, strategy: Strategy | None) -> None:
+    """Spreads a small module beside the network, such as the head of a reward model, in place."""
+    if not isinstance(strategy, Spreading):
+        return
+    data, tensor = spread_over(strategy.device_mesh)
+    if tensor is not None:
+        replicate(head, tensor)
+    if isinstance(strategy, FullySharded):
+        fully_shard(head, mesh=data, ignored_params=average_numbers(head, data))
+
+
+def may_compile_loss(strategy: Strategy | None) -> bool:
+    """Whether a whole loss function may be compiled; of a spread network only the blocks, one by one."""
+    return not isinstance(strategy, Spreading)
+
+
+def compile_blocks(net: GPT) -> None:
+    """torch.compile of every block, in place; before `parallelize`, whose hooks stay outside."""
+    for block in net.blocks:
+        block.compile()
