@@ -9,32 +9,10 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.distributed import ProcessGroup
-from torch.distributed._functional_collectives import all_reduce, wait_tensor
 
 Locally = Callable[[Tensor], Tensor]
 """Parameter -> what the module computes with, differentiable."""
-
-
-class _ReduceGradient(torch.autograd.Function):
-    """The identity; its gradient is the sum (or mean) over a group."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor, group: ProcessGroup, mean: bool) -> Tensor:
-        ctx.group, ctx.mean = group, mean
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
-        total = wait_tensor(all_reduce(grad.contiguous(), "sum", ctx.group))
-        return total / ctx.group.size() if ctx.mean else total, None, None
-
-
-def reduce_gradient(x: Tensor, group: ProcessGroup, mean: bool = False) -> Tensor:
-    """x, whose gradient is summed (or averaged) over the group: what every rank has computed a part of."""
-    return _ReduceGradient.apply(x, group, mean)
 
 
 def local(parameter: Tensor) -> Tensor:

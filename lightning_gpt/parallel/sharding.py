@@ -8,7 +8,8 @@ from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, Replicate
 
 from lightning_gpt.nn import GPT
-from lightning_gpt.parallel.local_parameters import local, reduce_gradient, use_locally
+from lightning_gpt.parallel.group_sums import reduce_gradient
+from lightning_gpt.parallel.local_parameters import local, use_locally
 
 SHARDED_METHODS = ("loss", "answer_loss", "hidden")
 """Of a GPT, besides forward: what training and validation call, where weights must be gathered as forward does."""

@@ -11,7 +11,8 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 from lightning_gpt.nn import GPT, GPTConfig
 from lightning_gpt.nn.attention import CausalSelfAttention
 from lightning_gpt.nn.feedforward import FeedForward, GatedFeedForward
-from lightning_gpt.parallel.local_parameters import Locally, local, reduce_gradient, use_locally, used_by_method
+from lightning_gpt.parallel.group_sums import reduce_gradient
+from lightning_gpt.parallel.local_parameters import Locally, local, use_locally, used_by_method
 from lightning_gpt.parallel.row_order import deal_rows, dealt_rows
 from lightning_gpt.parallel.vocabulary import split_vocabulary
 

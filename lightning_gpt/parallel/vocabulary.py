@@ -6,17 +6,17 @@ Legend: N tokens, C width, V vocabulary, v the rows of this rank.
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed import ProcessGroup, ReduceOp
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor, Replicate, Shard
-from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from lightning_gpt.nn import GPT
 from lightning_gpt.nn.loss import CHUNK_LOGITS, IGNORE_INDEX
-from lightning_gpt.parallel.local_parameters import reduce_gradient
+from lightning_gpt.parallel.group_sums import reduce_gradient, sum_over
 
 
 def split_vocabulary(net: GPT, mesh: DeviceMesh) -> None:
@@ -24,22 +24,34 @@ def split_vocabulary(net: GPT, mesh: DeviceMesh) -> None:
 
     The embedding sums what the ranks found; `logits` are gathered; the loss exchanges three numbers a token.
     """
-    tied = net.head.weight is net.token_embedding.weight
-    parallelize_module(net.token_embedding, mesh, RowwiseParallel(input_layouts=Replicate()))
+    embedding, tied = net.token_embedding, net.head.weight is net.token_embedding.weight
+    parallelize_module(net.head, mesh, ColwiseParallel(output_layouts=Replicate()))
     if tied:
-        net.head.weight = net.token_embedding.weight
-    style = ColwiseParallel(output_layouts=Replicate())
-    if tied:  # the matrix is there already: only what goes in and comes out
-        style = _OnlyActivations(output_layouts=Replicate())
-    parallelize_module(net.head, mesh, style)
+        embedding.weight = net.head.weight
+    else:
+        rows = distribute_tensor(embedding.weight.detach(), mesh, [Shard(0)])
+        embedding.weight = nn.Parameter(rows, requires_grad=embedding.weight.requires_grad)
+    embedding.forward = partial(_embedded, embedding)
     net.cross_entropy = partial(_network_cross_entropy, net)
 
 
-class _OnlyActivations(ColwiseParallel):
-    """ColwiseParallel of a module whose parameters are spread already."""
+def first_row(weight_VC: DTensor) -> int:
+    """The id that this rank's rows begin with."""
+    mesh = weight_VC.device_mesh
+    assert weight_VC.placements == (Shard(0),)
+    return mesh.get_local_rank() * -(-weight_VC.shape[0] // mesh.size())
 
-    def _partition_linear_fn(self, name: str, module: torch.nn.Module, device_mesh: DeviceMesh) -> None:
-        pass
+
+def _embedded(embedding: nn.Embedding, ids: Tensor) -> Tensor:
+    """In place of nn.Embedding.forward: the gradient of PyTorch's own form has all rows on every rank."""
+    weight_VC = embedding.weight
+    group, weight_vC = weight_VC.device_mesh.get_group(), weight_VC.to_local()
+    if not len(weight_vC):  # more ranks than rows; the gradient is to be empty, not missing
+        return sum_over(weight_vC.new_zeros(*ids.shape, weight_VC.shape[1]) + weight_vC.sum(), group)
+    rows = ids - first_row(weight_VC)
+    mine = (rows >= 0) & (rows < len(weight_vC))
+    found = F.embedding(torch.where(mine, rows, 0), weight_vC)
+    return sum_over(torch.where(mine[..., None], found, 0.0), group)
 
 
 def _network_cross_entropy(net: GPT, hidden_NC: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
@@ -87,9 +99,7 @@ def parallel_cross_entropy(
 
     Every rank has the same hidden states and targets, and gets the same sum.
     """
-    mesh = weight_VC.device_mesh
-    assert weight_VC.placements == (Shard(0),)
-    first = mesh.get_local_rank() * -(-weight_VC.shape[0] // mesh.size())
+    mesh, first = weight_VC.device_mesh, first_row(weight_VC)
     weight_vC = weight_VC.to_local()[: max(vocab_size - first, 0)]
     group = mesh.get_group()
     hidden_NC = reduce_gradient(hidden_NC, group)

@@ -42,12 +42,13 @@ class Task(LightningModule):
         super().__init__()
         self.optimizer_spec = optimizer
         self.schedule_spec = schedule
-        self.tokens_seen = 0
+        self._tokens_seen: Tensor | int = 0
         self.window_loss: Tensor | float = 0.0
         self.window_tokens: Tensor | int = 0
         self.gradient_norm: Tensor | None = None
         self.learning_rate = 0.0
         self._step_tokens: Tensor | int = 0
+        self._step_seen = 0
         self._window_sums: dict[str, Tensor] = {}
         self._fresh_groups: list[dict[str, Any]] = []
 
@@ -84,6 +85,19 @@ class Task(LightningModule):
             for group, base in zip(scheduler.optimizer.param_groups, scheduler.base_lrs):
                 group["lr"] = base * factor
             scheduler._last_lr = [group["lr"] for group in scheduler.optimizer.param_groups]
+
+    @property
+    def tokens_seen(self) -> int:
+        """Tokens trained on so far, of all ranks."""
+        return int(self._tokens_seen)
+
+    @tokens_seen.setter
+    def tokens_seen(self, tokens: int) -> None:
+        self._tokens_seen = tokens
+
+    def see(self, tokens: int) -> None:
+        """Counts tokens of this rank's micro-batch as seen, where ranks have unequal numbers."""
+        self._step_seen += tokens
 
     @property
     def strategy(self) -> Strategy | None:
@@ -168,7 +182,7 @@ class Task(LightningModule):
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         if getattr(self.trainer.datamodule, "masks_targets", True):
             self._rescale(parameters)
-        self._step_tokens = 0
+        self._step_tokens = self._step_seen = 0
         self.learning_rate = optimizer.param_groups[0]["lr"]  # of this step: the schedule moves on before the log
         by_value = gradient_clip_algorithm == "value"
         self.gradient_norm = clip_by_norm(parameters, None if by_value else gradient_clip_val)
@@ -181,10 +195,11 @@ class Task(LightningModule):
 
     def _rescale(self, parameters: list[torch.nn.Parameter]) -> None:
         """Gradients of nominal means -> gradients of the mean over counted tokens of all ranks."""
-        ranks = self.ranks
-        counted = ranks.sum(torch.as_tensor(self._step_tokens, device=self.device).float())
+        ranks, of_step = self.ranks, (self._step_tokens, self._step_seen)
+        counted, seen = ranks.sum(torch.stack([torch.as_tensor(n, device=self.device).double() for n in of_step]))
+        self._tokens_seen = self._tokens_seen + seen
         # Each sum was divided by the nominal size and the accumulation, then averaged over the ranks.
-        factor = self.nominal_tokens * self.trainer.accumulate_grad_batches * ranks.size / counted.clamp(min=1)
+        factor = self.nominal_tokens * self.trainer.accumulate_grad_batches * ranks.size / counted.float().clamp(min=1)
         if factor.device.type == "cpu" and factor.item() == 1.0:
             return
         torch._foreach_mul_(local_gradients(parameters), factor)

@@ -73,7 +73,7 @@ class KTO(Referenced):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Mean loss of one micro-batch."""
         losses, ratios, baseline = self.losses(batch)
-        self.tokens_seen += int(batch["num_tokens"]) * self.ranks.size
+        self.see(int(batch["num_tokens"]))
         for name, (total, count) in self._metrics(ratios, batch["labels"], baseline).items():
             self.book(name, total, count)
         return self.mean_loss(losses.sum(), torch.tensor(len(losses)))

@@ -52,7 +52,7 @@ class SFT(FineTuning):
         """Loss of one micro-batch: input_ids and targets (B, T)."""
         loss_sum, count = self.net.answer_loss(batch["input_ids"], batch["targets"], batch.get("document_ids"))
         tokens = int(batch["num_tokens"])
-        self.tokens_seen += tokens * self.ranks.size
+        self.see(tokens)
         self.book("train/num_tokens", tokens)
         if self.about_to_log:
             for name, (total, number) in token_metrics(self.net, batch).items():

@@ -77,6 +77,7 @@ def compared(config: dict, replicas: int, shards: int, tensor: int) -> dict[str,
     for (name, ours), (_, theirs) in zip(net.named_parameters(), whole.named_parameters(), strict=True):
         assert ours.grad is not None or theirs.grad is None, name
         if theirs.grad is not None:
+            assert ours.grad.placements == ours.placements
             expected = theirs.grad[orders[ours]] if ours in orders else theirs.grad
             worst["gradient"] = max(worst.get("gradient", 0), difference(ours.grad, expected) / largest)
     norms = [clip_by_norm(list(n.parameters()), 0.5) for n in (net, whole)]
