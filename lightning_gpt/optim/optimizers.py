@@ -103,8 +103,8 @@ class AdamW8bit(OptimizerSpec):
 
         if any(isinstance(parameter, DTensor) for parameter in module.parameters()):
             raise ValueError(
-                "model.optimizer=AdamW8bit works on whole weights, and trainer.strategy spreads them over devices: choose "
-                "lightning_gpt.optim.AdamW, whose states are spread too, or trainer.strategy=ddp"
+                "model.optimizer=AdamW8bit works on whole weights, and trainer.strategy spreads them over devices: "
+                "choose lightning_gpt.optim.AdamW, whose states are spread too, or trainer.strategy=ddp"
             )
         groups = parameter_groups(
             module, self.weight_decay, decay_embeddings=self.decay_embeddings, separate_embeddings=True

@@ -3,12 +3,11 @@
 from lightning.pytorch.strategies import Strategy
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import fully_shard
 
 from lightning_gpt.nn import GPT
-from lightning_gpt.parallel.sharding import average_numbers, shard_network
+from lightning_gpt.parallel.sharding import average_gradients, shard_network
 from lightning_gpt.parallel.strategies import FullySharded, Spreading, spread_over
-from lightning_gpt.parallel.tensor_parallel import replicate, tensor_parallel
+from lightning_gpt.parallel.tensor_parallel import tensor_parallel
 
 
 def parallelize(net: GPT, strategy: Strategy | None) -> None:
@@ -45,14 +44,14 @@ def spread(net: GPT, mesh: DeviceMesh, sharded: bool, reshard_after_forward: boo
 
 
 def parallelize_head(head: nn.Module, strategy: Strategy | None) -> None:
-    """Spreads a small module beside the network, such as the head of a reward model, in place."""
-    if not isinstance(strategy, Spreading):
-        return
-    data, tensor = spread_over(strategy.device_mesh)
-    if tensor is not None:
-        replicate(head, tensor)
-    if isinstance(strategy, FullySharded):
-        fully_shard(head, mesh=data, ignored_params=average_numbers(head, data))
+    """Prepares a small module beside the network, such as the head of a reward model, in place.
+
+    It stays whole on every rank: ranks may call it as often as they like, also without the others.
+    """
+    if isinstance(strategy, Spreading):
+        data, _ = spread_over(strategy.device_mesh)
+        for name, _ in list(head.named_parameters(recurse=False)):
+            average_gradients(head, name, data)
 
 
 def may_compile_loss(strategy: Strategy | None) -> bool:

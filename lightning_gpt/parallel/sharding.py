@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, Replicate
@@ -36,23 +36,30 @@ def shard_network(net: GPT, mesh: DeviceMesh, reshard_after_forward: bool | int 
 
 
 def average_numbers(net: nn.Module, mesh: DeviceMesh) -> set[nn.Parameter]:
-    """Keeps parameters without dimensions, which cannot be sharded, whole on every rank, their gradients averaged."""
-    numbers: set[nn.Parameter] = set()
-    for module in net.modules():
-        mine = {name: p for name, p in module.named_parameters(recurse=False) if p.ndim == 0}
-        for name, parameter in mine.items():
-            whole = parameter.detach()
-            if isinstance(whole, DTensor):
-                whole = whole.to_local()
-            spread = DTensor.from_local(whole, mesh, [Replicate()] * mesh.ndim, run_check=False)
-            module.register_parameter(name, nn.Parameter(spread, requires_grad=parameter.requires_grad))
-            numbers.add(module._parameters[name])
-        if mine:
-            use_locally(module, dict.fromkeys(mine, partial(_averaged, mesh=mesh)))
-    return numbers
+    """Parameters without dimensions, which cannot be sharded: see `average_gradients`."""
+    owned = [
+        (owner, name) for owner in net.modules() for name, p in owner.named_parameters(recurse=False) if not p.ndim
+    ]
+    return {average_gradients(owner, name, mesh) for owner, name in owned}
 
 
-def _averaged(parameter: DTensor, mesh: DeviceMesh):
+def average_gradients(owner: nn.Module, name: str, mesh: DeviceMesh) -> nn.Parameter:
+    """Keeps a parameter whole on every rank and averages its gradient in the backward pass, without FSDP.
+
+    Args:
+        owner: uses it in its forward pass.
+        name: of the parameter; plain, or alike on all tensor-parallel ranks.
+        mesh: the data-parallel ranks.
+    """
+    parameter = owner._parameters[name]
+    whole = local(parameter.detach())
+    spread = DTensor.from_local(whole, mesh, [Replicate()] * mesh.ndim, run_check=False)
+    owner.register_parameter(name, nn.Parameter(spread, requires_grad=parameter.requires_grad))
+    use_locally(owner, {name: partial(_averaged, mesh=mesh)})
+    return owner._parameters[name]
+
+
+def _averaged(parameter: Tensor, mesh: DeviceMesh) -> Tensor:
     number = local(parameter)
     for dimension in range(mesh.ndim):
         number = reduce_gradient(number, mesh.get_group(dimension), mean=True)

@@ -1,5 +1,6 @@
 """Strategies for YAML: what a network that does not fit one device, or a batch that takes too long, is spread by."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -66,6 +67,8 @@ class Spreading(ModelParallelStrategy):
 
     def setup_environment(self) -> None:
         """Joins the processes and lays out the mesh, which the task's configure_model finds."""
+        # It advises another order of gathering, which FSDP2 with tensor parallelism does not have.
+        logging.getLogger("torch.distributed.tensor._redistribute").setLevel(logging.ERROR)
         self._setup_distributed()
         shards = self.shard_size or self.devices // self.tensor_parallel
         self._data_parallel_size = self.devices // self.tensor_parallel

@@ -99,6 +99,7 @@ class DPO(Referenced):
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Adds one batch."""
         if not len(batch["index"]):
+            self.keep_pace(batch)
             return
         pair, _ = self.pair_log_probs(batch, "val")
         losses = self.loss(pair)

@@ -14,6 +14,7 @@ from lightning_gpt.nn import GPT, GPTConfig
 from lightning_gpt.nn.flops import training_flops_per_token
 from lightning_gpt.optim import AdamW, Linear, OptimizerSpec, ScheduleSpec
 from lightning_gpt.parallel.apply import parallelize
+from lightning_gpt.parallel.strategies import Spreading
 from lightning_gpt.tasks.base import CHECKPOINT_KEY, Task
 from lightning_gpt.text.tokenizer import Tokenizer
 
@@ -124,6 +125,11 @@ class FineTuning(Task):
         """Adds to a metric of the validation under way, which is logged as val/<name>, the mean over all of it."""
         new = torch.stack([torch.as_tensor(v, dtype=torch.float64).detach().to(self.device) for v in (total, count)])
         self._evaluation[name] = self._evaluation.get(name, torch.zeros_like(new)) + new
+
+    def keep_pace(self, batch: dict[str, Tensor]) -> None:
+        """Of a rank that has no example left in a validation: sharded weights are gathered with its help too."""
+        if isinstance(self.strategy, Spreading):
+            self.net.hidden(batch["input_ids"])
 
     def evaluated(self) -> dict[str, float]:
         """Means of the validation, over all ranks; one that had no example takes part all the same."""

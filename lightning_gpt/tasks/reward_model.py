@@ -73,6 +73,7 @@ class RewardModel(Scoring):
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Adds one batch."""
         if not len(batch["index"]):
+            self.keep_pace(batch)
             return
         chosen, rejected = self.rewards(batch)
         losses = pairwise_loss(chosen, rejected, batch.get("margins"))
