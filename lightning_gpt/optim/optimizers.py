@@ -99,13 +99,13 @@ class AdamW8bit(OptimizerSpec):
             ModuleNotFoundError: bitsandbytes is not installed.
             ValueError: the parameters are spread over devices.
         """
-        from lightning_gpt.optim.adamw8bit import GroupwiseAdamW8bit
-
         if any(isinstance(parameter, DTensor) for parameter in module.parameters()):
             raise ValueError(
                 "model.optimizer=AdamW8bit works on whole weights, and trainer.strategy spreads them over devices: "
                 "choose lightning_gpt.optim.AdamW, whose states are spread too, or trainer.strategy=ddp"
             )
+        from lightning_gpt.optim.adamw8bit import GroupwiseAdamW8bit
+
         groups = parameter_groups(
             module, self.weight_decay, decay_embeddings=self.decay_embeddings, separate_embeddings=True
         )

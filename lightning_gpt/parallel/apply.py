@@ -59,7 +59,16 @@ def may_compile_loss(strategy: Strategy | None) -> bool:
     return not isinstance(strategy, Spreading)
 
 
-def compile_blocks(net: GPT) -> None:
-    """torch.compile of every block, in place; before `parallelize`, whose hooks stay outside."""
+def compile_blocks(net: GPT, strategy: Strategy | None) -> None:
+    """torch.compile of every block, in place; before `parallelize`, whose hooks stay outside.
+
+    Raises:
+        ValueError: the strategy will cut the blocks.
+    """
+    if isinstance(strategy, Spreading) and strategy.tensor_parallel > 1:
+        raise ValueError(
+            "model.compile=true cannot compile layers that are cut for tensor parallelism: set model.compile=false, or "
+            "use lightning_gpt.parallel.FullySharded without tensor_parallel"
+        )
     for block in net.blocks:
         block.compile()

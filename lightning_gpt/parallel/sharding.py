@@ -1,6 +1,8 @@
 """Fully sharded data parallelism (FSDP2), applied to a network from outside: the network knows nothing of devices."""
 
-from functools import partial
+from collections.abc import Callable
+from functools import partial, wraps
+from typing import Any
 
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
@@ -31,8 +33,35 @@ def shard_network(net: GPT, mesh: DeviceMesh, reshard_after_forward: bool | int 
         fully_shard(block, mesh=mesh, reshard_after_forward=reshard_after_forward, ignored_params=numbers)
     # What is left is needed at both ends of a pass: freed between them it would be gathered twice.
     fully_shard(net, mesh=mesh, reshard_after_forward=False, ignored_params=numbers)
-    for method in SHARDED_METHODS:
-        register_fsdp_forward_method(net, method)
+    gather_once(net, SHARDED_METHODS)
+
+
+def gather_once(net: nn.Module, methods: tuple[str, ...]) -> None:
+    """Lets methods gather the network's weights as forward does, unless they are called by one another.
+
+    FSDP frees weights when a second pass ends within the first, though they are to be kept: the largest matrices,
+    embedding and head, would be gathered twice a step.
+    """
+    running: list[str] = []
+
+    def outermost(name: str, gathering: Callable[..., Any], plain: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(plain)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if running:
+                return plain(*args, **kwargs)
+            running.append(name)
+            try:
+                return gathering(*args, **kwargs)
+            finally:
+                running.clear()
+
+        return call
+
+    for name in ("forward", *methods):
+        plain = getattr(net, name)
+        if name != "forward":  # whose hooks gather already
+            register_fsdp_forward_method(net, name)
+        setattr(net, name, outermost(name, getattr(net, name), plain))
 
 
 def average_numbers(net: nn.Module, mesh: DeviceMesh) -> set[nn.Parameter]:

@@ -4,10 +4,10 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, NoReturn
 
 from lightning.fabric.plugins.collectives.torch_collective import default_pg_timeout
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
@@ -80,13 +80,19 @@ class Spreading(ModelParallelStrategy):
 
     def setup(self, trainer: Trainer) -> None:
         """As Lightning's; refuses a task that has left weights out, which would go ways of their own on every rank."""
+        task = self.lightning_module
+        if type(task).configure_model is LightningModule.configure_model:  # where networks are spread
+            self._refuse("")
         super().setup(trainer)
-        for name, parameter in self.lightning_module.named_parameters():
+        for name, parameter in task.named_parameters():
             if parameter.requires_grad and not isinstance(parameter, DTensor):
-                raise ValueError(
-                    f"trainer.strategy={type(self).__name__} cannot spread {type(self.lightning_module).__name__} "
-                    f"(its {name} stays whole): use trainer.strategy=ddp"
-                )
+                self._refuse(f" (its {name} stays whole)")
+
+    def _refuse(self, why: str) -> NoReturn:
+        raise ValueError(
+            f"trainer.strategy={type(self).__name__} cannot spread {type(self.lightning_module).__name__}{why}: use "
+            "trainer.strategy=ddp"
+        )
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
         """As Lightning's; rows of fused matrices in their usual order."""

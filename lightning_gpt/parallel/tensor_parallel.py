@@ -49,7 +49,7 @@ def tensor_parallel(net: GPT, mesh: DeviceMesh) -> None:
         ValueError: the sizes do not divide, or adapters are in the network.
     """
     check_divisible(net.config, mesh.size())
-    _refuse_what_cannot(net)
+    _refuse_adapters(net)
     for block in net.blocks:
         _split_attention(block.attention, mesh)
         if isinstance(block.feed_forward, FeedForward | GatedFeedForward):
@@ -64,12 +64,7 @@ def tensor_parallel(net: GPT, mesh: DeviceMesh) -> None:
         used_by_method(net, "hidden", net.position_embedding, "weight")
 
 
-def _refuse_what_cannot(net: GPT) -> None:
-    if net.blocks[0]._compiled_call_impl is not None:
-        raise ValueError(
-            "model.compile=true cannot compile layers that are cut for tensor parallelism: set model.compile=false, or "
-            "use lightning_gpt.parallel.FullySharded without tensor_parallel"
-        )
+def _refuse_adapters(net: GPT) -> None:
     for name, module in net.named_modules():
         if hasattr(module, "lora_A"):
             raise ValueError(

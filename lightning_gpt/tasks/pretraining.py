@@ -64,7 +64,7 @@ class Pretraining(Task):
         self.net.checkpoint_every = self.checkpoint_every
         whole = may_compile_loss(self.strategy)
         if self.compile_loss and not whole:
-            compile_blocks(self.net)
+            compile_blocks(self.net, self.strategy)
         parallelize(self.net, self.strategy)
         self.expert_loads = ExpertLoads(self.net) if self.config.moe is not None else None
         moe = self.config.moe

@@ -46,7 +46,7 @@ class SFT(FineTuning):
     def prepare_parallel(self) -> None:
         """Compiles."""
         if self.compile_blocks:
-            compile_blocks(self.net)
+            compile_blocks(self.net, self.strategy)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Loss of one micro-batch: input_ids and targets (B, T)."""
