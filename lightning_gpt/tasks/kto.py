@@ -57,8 +57,8 @@ class KTO(Referenced):
         with torch.no_grad(), fresh_casts():
             mismatched = self._log_ratios(batch["mismatched_input_ids"], batch["mismatched_targets"])
         answers = len(batch["labels"])  # none where a rank has no example left: a row stands in for them
-        total = torch.stack((mismatched[:answers].double().sum(), mismatched.new_tensor(answers).double()))
-        total, count = self.ranks.sum(total)
+        both = torch.stack((mismatched[:answers].double().sum(), mismatched.new_tensor(answers).double()))
+        total, count = self.ranks.sum(both) if self.trainer.world_size > 1 else both
         baseline = kl_baseline((total / count.clamp(min=1))[None])
         ratios = self._log_ratios(batch["input_ids"], batch["targets"])[:answers]
         return kto_loss(ratios, batch["labels"], baseline, self.beta, *self.weights), ratios.detach(), baseline

@@ -9,7 +9,9 @@ from lightning.pytorch import Trainer
 
 from lightning_gpt.hub import load_checkpoint
 from lightning_gpt.hub.checkpoint import read_checkpoint
+from lightning_gpt.nn import GPT, GPTConfig
 from lightning_gpt.parallel import FullySharded, TensorParallel
+from lightning_gpt.parallel.apply import compile_blocks
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "trainer"
 SHARDED = "lightning_gpt.parallel.FullySharded"
@@ -67,7 +69,6 @@ def error_of(outcome) -> str:
 MISTAKES = {  # strategy, model settings, what the one line says
     "heads": (CUT, {"config": {"n_head": 1}}, "2 devices does not divide model.config.n_head=1: use one of 1"),
     "8 bits": (SHARDED, {"optimizer": {"class_path": "lightning_gpt.optim.AdamW8bit"}}, "AdamW8bit works on whole"),
-    "compile": (CUT, {"compile": True}, "model.compile=true cannot compile"),
 }
 
 
@@ -81,6 +82,13 @@ def test_mistakes_are_named_in_one_line(start_processes, recipe, tmp_path):
     for group, told in groups:
         for outcome in group.join(60):
             assert told in error_of(outcome)
+
+
+def test_layers_that_are_cut_are_not_compiled():
+    strategy = TensorParallel()
+    strategy.tensor_parallel = 2
+    with pytest.raises(ValueError, match=r"model.compile=true cannot compile layers"):
+        compile_blocks(GPT(GPTConfig(vocab_size=8, n_layer=1, n_head=2, n_embd=8)), strategy)
 
 
 def test_tasks_that_cannot_be_spread_are_refused(start_processes, tiny_model, tiny_clip, squares, pair_rows, tmp_path):

@@ -3,12 +3,13 @@
 import pytest
 import torch
 
+from lightning_gpt.hub.adapters import LoRA, add_adapters
 from lightning_gpt.nn import GPT, GPTConfig
 from lightning_gpt.parallel.apply import spread
 from lightning_gpt.parallel.gradients import clip_by_norm, clip_by_value
 from lightning_gpt.parallel.row_order import dealt_rows, take_rows
 from lightning_gpt.parallel.strategies import lay_out
-from lightning_gpt.parallel.tensor_parallel import check_divisible
+from lightning_gpt.parallel.tensor_parallel import check_divisible, tensor_parallel
 
 SHAPE = {"vocab_size": 37, "block_size": 16, "n_layer": 2, "n_head": 4, "n_embd": 32}
 LLAMA = {
@@ -30,9 +31,9 @@ CONFIGS = {
     "tiny vocabulary": {**SHAPE, "vocab_size": 3, "tie_embeddings": False},
     "experts": {**LLAMA, "moe": {"experts": 4, "expert_hidden": 32, "every": 2}},
 }
-MESHES = {  # replicas, shards, tensor-parallel ranks
-    2: {(1, 1, 2): list(CONFIGS), (1, 2, 1): ["gpt2", "skips", "experts"]},
-    4: {(1, 2, 2): ["gpt2", "llama", "skips"], (2, 2, 1): ["skips"], (2, 1, 2): ["llama"], (1, 1, 4): ["alibi"]},
+MESHES = {  # replicas, shards, tensor-parallel ranks; GPT-2 and LLaMA train in test_equality.py
+    2: {(1, 1, 2): ["qwen", "skips", "alibi", "padded", "tiny vocabulary", "experts"], (1, 2, 1): ["skips"]},
+    4: {(1, 2, 2): ["skips"], (2, 1, 2): ["llama"]},
 }
 
 
@@ -111,6 +112,17 @@ def test_spread_networks_are_the_whole_one(count, processes):
         for case, worst in outcome.value.items():
             for what, difference in worst.items():
                 assert difference <= (0 if what in ("file", "loaded") else 1e-5), (case, what, difference)
+
+
+def test_adapters_are_refused(processes):
+    def job(rank: int):
+        torch.distributed.init_process_group("gloo")
+        net = built(CONFIGS["llama"])
+        add_adapters(net, LoRA(rank=2))
+        with pytest.raises(ValueError, match=r"model.lora puts adapters into blocks.0.attention"):
+            tensor_parallel(net, lay_out("cpu", 1, 1, 1)["tensor_parallel"])
+
+    processes(1, job)
 
 
 def test_rows_are_dealt_and_taken_back():
