@@ -1,7 +1,7 @@
 """Strategies for YAML: what a network that does not fit one device, or a batch that takes too long, is spread by."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, NoReturn
@@ -16,21 +16,28 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from lightning_gpt.parallel.row_order import deal_loaded, saved_order
+from lightning_gpt.parallel.sharded_states import ShardedStates
 
 
-class Spreading(ModelParallelStrategy):
-    """What the strategies here share: the mesh of devices, and checkpoints that are whole files, as on one device.
+class Spreading(ShardedStates, ModelParallelStrategy):
+    """What the strategies here share: the mesh of devices, and checkpoints that any number of devices goes on from.
 
     Args:
         tensor_parallel: processes that share every layer.
         shard_size: processes that share the weights of one copy; null = all that are left.
+        sharded_checkpoints: every process writes its part, into a directory; false = rank 0 gathers and writes a whole
+            file.
         timeout: of a collective.
     """
 
     def __init__(
-        self, tensor_parallel: int = 1, shard_size: int | None = None, timeout: timedelta | None = default_pg_timeout
+        self,
+        tensor_parallel: int = 1,
+        shard_size: int | None = None,
+        sharded_checkpoints: bool = False,
+        timeout: timedelta | None = default_pg_timeout,
     ) -> None:
-        super().__init__(save_distributed_checkpoint=False, timeout=timeout)
+        super().__init__(save_distributed_checkpoint=sharded_checkpoints, timeout=timeout)
         for name, value in (("tensor_parallel", tensor_parallel), ("shard_size", shard_size)):
             if value is not None and value < 1:
                 raise ValueError(f"trainer.strategy.{name}={value} must be at least 1")
@@ -99,12 +106,11 @@ class Spreading(ModelParallelStrategy):
         with saved_order(self.lightning_module, getattr(optimizer, "_optimizer", optimizer)):
             return super().optimizer_state(optimizer)
 
-    def load_checkpoint(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """As Lightning's, from a file of any number of devices."""
-        checkpoint = super().load_checkpoint(*args, **kwargs)
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        """From files of any number of devices, whose rows are in the usual order."""
+        super().load_optimizer_state_dict(checkpoint)
         for optimizer in self.optimizers:
             deal_loaded(self.lightning_module, optimizer)
-        return checkpoint
 
 
 class FullySharded(Spreading):
@@ -119,6 +125,8 @@ class FullySharded(Spreading):
             pass; false keeps them: a third less communication for the memory of all weights.
         sync_while_accumulating: scatter gradients after every micro-batch. false = after the last one only, which
             divides the traffic by accumulate_grad_batches and holds whole gradients meanwhile.
+        sharded_checkpoints: every process writes its part, into a directory; false = rank 0 gathers and writes a whole
+            file. Either can be continued, exported and generated from under any strategy on any number of devices.
         timeout: of a collective.
     """
 
@@ -128,9 +136,10 @@ class FullySharded(Spreading):
         shard_size: int | None = None,
         reshard_after_forward: bool = True,
         sync_while_accumulating: bool = False,
+        sharded_checkpoints: bool = False,
         timeout: timedelta | None = default_pg_timeout,
     ) -> None:
-        super().__init__(tensor_parallel, shard_size, timeout)
+        super().__init__(tensor_parallel, shard_size, sharded_checkpoints, timeout)
         self.reshard_after_forward = reshard_after_forward
         self.sync_while_accumulating = sync_while_accumulating
 
@@ -152,11 +161,17 @@ class TensorParallel(Spreading):
 
     Args:
         size: number of devices; null = all of the trainer.
+        sharded_checkpoints: see FullySharded.
         timeout: of a collective.
     """
 
-    def __init__(self, size: int | None = None, timeout: timedelta | None = default_pg_timeout) -> None:
-        super().__init__(1, None, timeout)
+    def __init__(
+        self,
+        size: int | None = None,
+        sharded_checkpoints: bool = False,
+        timeout: timedelta | None = default_pg_timeout,
+    ) -> None:
+        super().__init__(1, None, sharded_checkpoints, timeout)
         if size is not None and size < 1:
             raise ValueError(f"trainer.strategy.size={size} must be at least 1")
         self.size = size

@@ -228,9 +228,7 @@ class Task(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the counters; subclasses add what makes the checkpoint usable alone. Every rank calls."""
         window = [torch.as_tensor(v, dtype=torch.float64) for v in (self.window_loss, self.window_tokens)]
-        window_2 = torch.stack([value.to(self.device) for value in window])
-        if self.trainer.world_size > 1:
-            torch.distributed.all_reduce(window_2)
+        window_2 = self.ranks.sum(torch.stack([value.to(self.device) for value in window]))
         checkpoint[CHECKPOINT_KEY] = {
             "format": 1,
             "tokens_seen": self.tokens_seen,
@@ -255,5 +253,5 @@ class Task(LightningModule):
                 "new run from the checkpoint's weights with --model.init_from"
             )
         self.tokens_seen = saved["tokens_seen"]
-        if self.trainer.global_rank == 0:  # they are sums over all ranks
+        if self.ranks.rank == 0:  # they are sums over all ranks
             self.window_loss, self.window_tokens = saved["window_loss"], saved["window_tokens"]
