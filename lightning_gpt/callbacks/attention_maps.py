@@ -7,6 +7,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
+from lightning_gpt.callbacks.samples import SHARDED
 from lightning_gpt.nn import GPT
 
 
@@ -63,11 +64,11 @@ class AttentionMaps(Callback):
         self.text = text
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """On rank 0 only."""
+        """On rank 0 only; sharded networks cannot be looked at by one rank and are left alone."""
         if not self.text or not isinstance(pl_module.net, GPT) or trainer.sanity_checking or trainer.fast_dev_run:
             return
         directory = trainer.log_dir  # a broadcast: every rank takes part
-        if not trainer.is_global_zero:
+        if not trainer.is_global_zero or isinstance(trainer.strategy, SHARDED):
             return
         tokenizer, net = trainer.datamodule.tokenizer, pl_module.net
         ids = tokenizer.encode(self.text)[: net.config.block_size]

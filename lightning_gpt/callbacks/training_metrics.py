@@ -50,8 +50,7 @@ class TrainingMetrics(Callback):
             both = torch.stack(
                 [torch.as_tensor(v, dtype=torch.float64, device=pl_module.device) for v in (loss, tokens)]
             )
-            torch.distributed.all_reduce(both)
-            loss, tokens = both
+            loss, tokens = pl_module.ranks.sum(both)
         pl_module.window_loss, pl_module.window_tokens = 0.0, 0
         loss = float(loss) / max(float(tokens), 1)
         now = time.perf_counter()

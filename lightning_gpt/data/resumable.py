@@ -118,7 +118,9 @@ class ResumableData(LightningDataModule):
         """What loaders need to know of this process."""
         rank, world_size, on_gpu = 0, 1, False
         if self.trainer is not None:
-            rank, world_size = self.trainer.global_rank, self.trainer.world_size
+            # Tensor-parallel processes read the same batches; only their strategy knows which they are.
+            placed = self.trainer.distributed_sampler_kwargs or {}  # None: one device
+            rank, world_size = placed.get("rank", 0), placed.get("num_replicas", 1)
             on_gpu = self.trainer.strategy.root_device.type == "cuda"
         elif torch.distributed.is_available() and torch.distributed.is_initialized():
             rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()

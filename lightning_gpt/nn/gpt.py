@@ -182,13 +182,7 @@ class GPT(nn.Module):
         Never holds all logits in float32 at once when the vocabulary is large (nn/loss.py).
         """
         hidden = self.hidden(input_ids_BT, document_ids=document_ids)
-        return linear_cross_entropy(
-            hidden.flatten(0, 1),
-            self.head.weight,
-            targets_BT.flatten(),
-            vocab_size=self.config.vocab_size,
-            softcap=self.config.logit_softcap,
-        )
+        return self.cross_entropy(hidden.flatten(0, 1), targets_BT.flatten())
 
     def answer_loss(
         self,
@@ -201,8 +195,14 @@ class GPT(nn.Module):
         from, their logits are most of the head's work. embedded_BTC as in `hidden`."""
         hidden_NC = self.hidden(input_ids_BT, document_ids=document_ids, embedded_BTC=embedded_BTC).flatten(0, 1)
         hidden_NC, targets_N = answered(hidden_NC, targets_BT.flatten())
-        head, cap = self.head.weight, self.config.logit_softcap
-        return linear_cross_entropy(hidden_NC, head, targets_N, vocab_size=self.config.vocab_size, softcap=cap)
+        return self.cross_entropy(hidden_NC, targets_N)
+
+    def cross_entropy(self, hidden_NC: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
+        """What `loss` makes of the states: see nn/loss.py. Replaced where the head's rows are on many devices."""
+        head, config = self.head.weight, self.config
+        return linear_cross_entropy(
+            hidden_NC, head, targets_N, vocab_size=config.vocab_size, softcap=config.logit_softcap
+        )
 
     def training_loss(
         self, input_ids_BT: Tensor, targets_BT: Tensor, document_ids: Tensor | None = None

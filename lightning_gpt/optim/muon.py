@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim.adamw import adamw
 
 from lightning_gpt.optim.newton_schulz import (
@@ -39,8 +40,8 @@ class Muon(torch.optim.Optimizer):
         U <- (1 - momentum) G + momentum M  if nesterov, else M
         W <- W - lr weight_decay W - lr scale(out, in) NewtonSchulz(U)
 
-    AdamW groups are `torch.optim.AdamW`, through the same fused kernel. Parameters under FSDP2 (DTensor) have their
-    update gathered, orthogonalised whole on each rank, and cut again.
+    AdamW groups are `torch.optim.AdamW`, through the same fused kernel. Of parameters that are spread over devices
+    (DTensor) the updates are gathered, since Newton-Schulz needs whole matrices; each rank does its share of them.
 
     Args:
         params: groups; each may override any setting below. Muon's take parameters of two or three dimensions.
@@ -125,11 +126,13 @@ class Muon(torch.optim.Optimizer):
         return loss
 
     def _muon_step(self, params: list[Tensor], group: dict[str, Any]) -> None:
-        grads = [p.grad for p in params]
         for p in params:
             if not self.state[p]:
                 self.state[p]["momentum_buffer"] = torch.zeros_like(p)
-        momenta = [self.state[p]["momentum_buffer"] for p in params]
+        assert all(p.grad.placements == p.placements for p in params if isinstance(p, DTensor))
+        # What is done to each element for itself is done to this rank's elements.
+        weights, grads = [_local(p) for p in params], [_local(p.grad) for p in params]
+        momenta = [_local(self.state[p]["momentum_buffer"]) for p in params]
         torch._foreach_lerp_(momenta, grads, 1 - group["momentum"])
         if group["nesterov"]:
             updates = torch._foreach_mul(grads, 1 - group["momentum"])
@@ -137,15 +140,18 @@ class Muon(torch.optim.Optimizer):
         else:
             updates = momenta
         if group["weight_decay"]:
-            torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
+            torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
         alike = defaultdict(list)
-        for p, update in zip(params, updates):
-            alike[p.shape, p.dtype, p.device].append((p, update))
+        for p, weight, update in zip(params, weights, updates):
+            layout = (p.device_mesh, p.placements) if isinstance(p, DTensor) else None
+            alike[p.shape, p.dtype, p.device, layout].append((p, weight, update))
         for same in alike.values():
-            same_params, same_updates = zip(*same)
-            deltas = _orthogonalize(same_updates, group)
-            alpha = -group["lr"] * update_scale(same_params[0].shape, group["scale"])
-            torch._foreach_add_(same_params, deltas, alpha=alpha)
+            at_once = max(1, MAX_STACKED_ELEMENTS // max(1, same[0][0].numel()))
+            for start in range(0, len(same), at_once):
+                some_params, some_weights, some_updates = zip(*same[start : start + at_once])
+                deltas = _orthogonalize(some_updates, some_params[0], group)
+                alpha = -group["lr"] * update_scale(some_params[0].shape, group["scale"])
+                torch._foreach_add_(some_weights, deltas, alpha=alpha)
 
     def _adamw_step(self, params: list[Tensor], group: dict[str, Any]) -> None:
         for p in params:
@@ -157,10 +163,10 @@ class Muon(torch.optim.Optimizer):
         states = [self.state[p] for p in params]
         beta1, beta2 = group["betas"]
         adamw(
-            params,
-            [p.grad for p in params],
-            [state["exp_avg"] for state in states],
-            [state["exp_avg_sq"] for state in states],
+            [_local(p) for p in params],
+            [_local(p.grad) for p in params],
+            [_local(state["exp_avg"]) for state in states],
+            [_local(state["exp_avg_sq"]) for state in states],
             max_exp_avg_sqs=[],
             state_steps=[state["step"] for state in states],
             fused=group["fused"],
@@ -182,24 +188,51 @@ def update_scale(shape: torch.Size, scale: Scale) -> float:
     return math.sqrt(max(1.0, rows / cols))
 
 
-def _orthogonalize(updates: tuple[Tensor, ...], group: dict[str, Any]) -> list[Tensor]:
-    """Newton-Schulz over tensors of one shape (out, in) or (experts, out, in), stacked into as few calls as is wise."""
-    first = updates[0]
-    if isinstance(first, DTensor):
-        whole = _orthogonalize(tuple(update.full_tensor() for update in updates), group)
-        return [_cut_like(delta, update) for delta, update in zip(whole, updates)]
+def _local(tensor: Tensor) -> Tensor:
+    """This rank's elements, sharing memory."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def _orthogonalize(updates: tuple[Tensor, ...], like: Tensor, group: dict[str, Any]) -> list[Tensor]:
+    """Newton-Schulz over updates of one shape (out, in) or (experts, out, in), in one call.
+
+    Args:
+        updates: this rank's elements of each.
+        like: a parameter of their shape and layout.
+        group: Muon's settings.
+
+    Returns:
+        this rank's elements of the orthogonal matrices.
+    """
+    if not isinstance(like, DTensor):
+        stacked = torch.stack(updates)
+        orthogonal = _iterate(stacked.reshape(-1, *like.shape[-2:]), group)
+        return list(orthogonal.to(like.dtype).reshape(stacked.shape).unbind(0))
+    mesh, placements, layout = like.device_mesh, like.placements, {"shape": like.shape, "stride": like.stride()}
+    spread = (DTensor.from_local(update, mesh, placements, run_check=False, **layout) for update in updates)
+    stacked = torch.stack([update.full_tensor() for update in spread])
+    orthogonal = _shared_out(stacked.reshape(-1, *like.shape[-2:]), mesh, group)
+    whole = orthogonal.to(like.dtype).reshape(stacked.shape).unbind(0)
+    return [distribute_tensor(one, mesh, placements, src_data_rank=None).to_local() for one in whole]
+
+
+def _iterate(matrices: Tensor, group: dict[str, Any]) -> Tensor:
+    """Newton-Schulz of (batch, rows, cols)."""
     iterate = compiled_newton_schulz() if group["compile"] else newton_schulz_batched
-    dtype = product_dtype(first.device, group["precision"])
-    at_once = max(1, MAX_STACKED_ELEMENTS // max(1, first.numel()))
-    deltas: list[Tensor] = []
-    for start in range(0, len(updates), at_once):
-        stacked = torch.stack(updates[start : start + at_once])
-        orthogonal = iterate(stacked.reshape(-1, *first.shape[-2:]), group["steps"], dtype)
-        deltas += orthogonal.to(first.dtype).reshape(stacked.shape).unbind(0)
-    return deltas
+    return iterate(matrices, group["steps"], product_dtype(matrices.device, group["precision"]))
 
 
-def _cut_like(whole: Tensor, reference: DTensor) -> DTensor:
-    """This rank's part of `whole`, which every rank has computed alike, laid out as `reference`."""
-    replicated = DTensor.from_local(whole, reference.device_mesh, run_check=False)
-    return replicated.redistribute(placements=reference.placements)
+def _shared_out(matrices: Tensor, mesh: DeviceMesh, group: dict[str, Any]) -> Tensor:
+    """As _iterate of matrices that every rank has: each does its share along the mesh's longest side, and all get
+    all."""
+    side = max(range(mesh.ndim), key=mesh.size)
+    ranks, rank = mesh.size(side), mesh.get_local_rank(side)
+    each = -(-len(matrices) // ranks)
+    mine = matrices[rank * each : (rank + 1) * each]
+    done = torch.zeros(each, *matrices.shape[1:], dtype=product_dtype(matrices.device, group["precision"]))
+    done = done.to(matrices.device)
+    if len(mine):
+        done[: len(mine)] = _iterate(mine, group)
+    gathered = done.new_empty(ranks * each, *matrices.shape[1:])
+    torch.distributed.all_gather_into_tensor(gathered, done, group=mesh.get_group(side))
+    return gathered[: len(matrices)]

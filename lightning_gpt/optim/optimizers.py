@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from lightning_gpt.optim.groups import group, parameter_groups, parameter_kinds, trainable
 from lightning_gpt.optim.muon import Muon, Scale
@@ -96,7 +97,13 @@ class AdamW8bit(OptimizerSpec):
 
         Raises:
             ModuleNotFoundError: bitsandbytes is not installed.
+            ValueError: the parameters are spread over devices.
         """
+        if any(isinstance(parameter, DTensor) for parameter in module.parameters()):
+            raise ValueError(
+                "model.optimizer=AdamW8bit works on whole weights, and trainer.strategy spreads them over devices: "
+                "choose lightning_gpt.optim.AdamW, whose states are spread too, or trainer.strategy=ddp"
+            )
         from lightning_gpt.optim.adamw8bit import GroupwiseAdamW8bit
 
         groups = parameter_groups(

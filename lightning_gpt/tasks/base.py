@@ -6,10 +6,13 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.strategies import Strategy
 from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_gpt.optim import OptimizerSpec, ScheduleSpec
+from lightning_gpt.parallel.data_ranks import DataRanks, data_ranks
+from lightning_gpt.parallel.gradients import clip_by_norm, clip_by_value, local_gradients
 
 CHECKPOINT_KEY = "lightning_gpt"
 """Where a checkpoint keeps what is needed to use it without its YAML: model, tokenizer, counters."""
@@ -40,13 +43,14 @@ class Task(LightningModule):
         super().__init__()
         self.optimizer_spec = optimizer
         self.schedule_spec = schedule
-        self.tokens_seen = 0
+        self._tokens_seen: Tensor | int = 0
         self.window_loss: Tensor | float = 0.0
         self.window_tokens: Tensor | int = 0
         self.gradient_norm: Tensor | None = None
         self.learning_rate = 0.0
         self._step_tokens: Tensor | int = 0
         self._own_losses: deque[tuple[int, Tensor]] = deque(maxlen=1024)  # since the last healthy log, by step
+        self._step_seen = 0
         self._window_sums: dict[str, Tensor] = {}
         self._fresh_groups: list[dict[str, Any]] = []
 
@@ -83,6 +87,29 @@ class Task(LightningModule):
             for group, base in zip(scheduler.optimizer.param_groups, scheduler.base_lrs):
                 group["lr"] = base * factor
             scheduler._last_lr = [group["lr"] for group in scheduler.optimizer.param_groups]
+
+    @property
+    def tokens_seen(self) -> int:
+        """Tokens trained on so far, of all ranks."""
+        return int(self._tokens_seen)
+
+    @tokens_seen.setter
+    def tokens_seen(self, tokens: int) -> None:
+        self._tokens_seen = tokens
+
+    def see(self, tokens: int) -> None:
+        """Counts tokens of this rank's micro-batch as seen, where ranks have unequal numbers."""
+        self._step_seen += tokens
+
+    @property
+    def strategy(self) -> Strategy | None:
+        """Of the trainer, if there is one yet."""
+        return self.trainer.strategy if self._trainer is not None else None
+
+    @property
+    def ranks(self) -> DataRanks:
+        """This process among those that read different batches: tensor-parallel ones count once."""
+        return data_ranks(self.trainer)
 
     @property
     def nominal_tokens(self) -> int:
@@ -133,9 +160,7 @@ class Task(LightningModule):
         if not sums:
             return {}
         names = sorted(sums)
-        stacked = torch.stack([sums[name] for name in names])
-        if self.trainer.world_size > 1:
-            torch.distributed.all_reduce(stacked)
+        stacked = self.ranks.sum(torch.stack([sums[name] for name in names]))
         return {name: (total / max(count, 1e-12)) for name, (total, count) in zip(names, stacked.tolist())}
 
     def log_evaluation(self, metrics: dict[str, float], prefix: str) -> None:
@@ -159,40 +184,33 @@ class Task(LightningModule):
     ) -> None:
         """Once per optimizer step: makes the mean exact, clips by norm, keeps norm and rate for the log.
 
-        Called by Lightning also without a clip value. torch's own function is used because Lightning 2.6 refuses to
-        clip for fused optimizers under bf16-mixed.
+        Called by Lightning also without a clip value. It is not Lightning's own clipping because that refuses fused
+        optimizers under bf16-mixed.
         """
         # From the optimizer's lists: to walk the modules takes 0.2 ms of every step.
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         if getattr(self.trainer.datamodule, "masks_targets", True):
             self._rescale(parameters)
-        self._step_tokens = 0
+        self._step_tokens = self._step_seen = 0
         self.learning_rate = optimizer.param_groups[0]["lr"]  # of this step: the schedule moves on before the log
-        limit = gradient_clip_val or float("inf")
-        if gradient_clip_algorithm == "value":
-            self.gradient_norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
-            torch.nn.utils.clip_grad_value_(parameters, limit)
-        elif gradient_clip_val:
-            self.gradient_norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
-        else:
-            self.gradient_norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
-        if hasattr(self.gradient_norm, "full_tensor"):  # sharded gradients have a sharded norm
-            self.gradient_norm = self.gradient_norm.full_tensor()
+        by_value = gradient_clip_algorithm == "value"
+        self.gradient_norm = clip_by_norm(parameters, None if by_value else gradient_clip_val)
+        if by_value and gradient_clip_val:
+            clip_by_value(parameters, gradient_clip_val)
         if self.gradient_norm.device.type == "cpu" and not math.isfinite(self.gradient_norm.item()):
             norm, step = self.gradient_norm.item(), self.trainer.global_step + 1
             raise NonFiniteError(self._first_sick() or f"the gradient norm is {norm} in optimizer step {step}")
 
     def _rescale(self, parameters: list[torch.nn.Parameter]) -> None:
         """Gradients of nominal means -> gradients of the mean over counted tokens of all ranks."""
-        accumulation, world = self.trainer.accumulate_grad_batches, self.trainer.world_size
-        counted = torch.as_tensor(self._step_tokens, dtype=torch.float32, device=self.device)
-        if world > 1:
-            torch.distributed.all_reduce(counted)
+        ranks, of_step = self.ranks, (self._step_tokens, self._step_seen)
+        counted, seen = ranks.sum(torch.stack([torch.as_tensor(n, device=self.device).double() for n in of_step]))
+        self._tokens_seen = self._tokens_seen + seen
         # Each sum was divided by the nominal size and the accumulation, then averaged over the ranks.
-        factor = self.nominal_tokens * accumulation * world / counted.clamp(min=1)
+        factor = self.nominal_tokens * self.trainer.accumulate_grad_batches * ranks.size / counted.float().clamp(min=1)
         if factor.device.type == "cpu" and factor.item() == 1.0:
             return
-        torch._foreach_mul_([p.grad for p in parameters], factor)
+        torch._foreach_mul_(local_gradients(parameters), factor)
 
     def _first_sick(self) -> str | None:
         """Which rank's loss was the first that is not finite, in which step. Called by all ranks, when one is sick."""
@@ -241,9 +259,7 @@ class Task(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the counters; subclasses add what makes the checkpoint usable alone. Every rank calls."""
         window = [torch.as_tensor(v, dtype=torch.float64) for v in (self.window_loss, self.window_tokens)]
-        window_2 = torch.stack([value.to(self.device) for value in window])
-        if self.trainer.world_size > 1:
-            torch.distributed.all_reduce(window_2)
+        window_2 = self.ranks.sum(torch.stack([value.to(self.device) for value in window]))
         checkpoint[CHECKPOINT_KEY] = {
             "format": 1,
             "tokens_seen": self.tokens_seen,
@@ -268,5 +284,5 @@ class Task(LightningModule):
                 "new run from the checkpoint's weights with --model.init_from"
             )
         self.tokens_seen = saved["tokens_seen"]
-        if self.trainer.global_rank == 0:  # they are sums over all ranks
+        if self.ranks.rank == 0:  # they are sums over all ranks
             self.window_loss, self.window_tokens = saved["window_loss"], saved["window_tokens"]

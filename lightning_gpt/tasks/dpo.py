@@ -90,7 +90,7 @@ class DPO(Referenced):
         """Mean loss of one micro-batch of pairs."""
         pair, chosen_per_token = self.pair_log_probs(batch, "train")
         losses = self.loss(pair)
-        self.tokens_seen += int(batch["num_tokens"]) * self.trainer.world_size
+        self.see(int(batch["num_tokens"]))
         for name, values in self.metrics(pair).items():
             self.book(name, values.sum(), len(values))
         total = losses.sum() - self.sft_weight * chosen_per_token * len(losses)
@@ -99,6 +99,7 @@ class DPO(Referenced):
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Adds one batch."""
         if not len(batch["index"]):
+            self.keep_pace(batch)
             return
         pair, _ = self.pair_log_probs(batch, "val")
         losses = self.loss(pair)

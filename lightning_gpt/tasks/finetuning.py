@@ -13,6 +13,8 @@ from lightning_gpt.hub.checkpoint import about_tokenizer
 from lightning_gpt.nn import GPT, GPTConfig
 from lightning_gpt.nn.flops import training_flops_per_token
 from lightning_gpt.optim import AdamW, Linear, OptimizerSpec, ScheduleSpec
+from lightning_gpt.parallel.apply import parallelize
+from lightning_gpt.parallel.strategies import Spreading
 from lightning_gpt.tasks.base import CHECKPOINT_KEY, Task
 from lightning_gpt.text.tokenizer import Tokenizer
 
@@ -101,13 +103,14 @@ class FineTuning(Task):
             net.requires_grad_(True)
         net.checkpoint_every = self.checkpoint_every
         self.net = net.train().to(self.device)
-        if getattr(self, "_device_mesh", None) is not None:  # set by ModelParallelStrategy
-            from lightning_gpt.parallel.sharding import shard_network
-
-            shard_network(self.net, self.device_mesh["data_parallel"])
+        self.prepare_parallel()
+        parallelize(self.net, self.strategy)
 
     def prepare_network(self, net: GPT) -> None:
         """Called with the opened network before adapters are put in; for copies and heads."""
+
+    def prepare_parallel(self) -> None:
+        """Called with the whole network before it is spread over devices; for what must be done to it first."""
 
     @property
     def training_flops_per_token(self) -> float:
@@ -123,6 +126,11 @@ class FineTuning(Task):
         new = torch.stack([torch.as_tensor(v, dtype=torch.float64).detach().to(self.device) for v in (total, count)])
         self._evaluation[name] = self._evaluation.get(name, torch.zeros_like(new)) + new
 
+    def keep_pace(self, batch: dict[str, Tensor]) -> None:
+        """Of a rank that has no example left in a validation: sharded weights are gathered with its help too."""
+        if isinstance(self.strategy, Spreading):
+            self.net.hidden(batch["input_ids"])
+
     def evaluated(self) -> dict[str, float]:
         """Means of the validation, over all ranks; one that had no example takes part all the same."""
         names = set(self._evaluation)
@@ -134,9 +142,7 @@ class FineTuning(Task):
             return {}
         names = sorted(names)
         nothing = torch.zeros(2, dtype=torch.float64, device=self.device)
-        stacked = torch.stack([self._evaluation.get(name, nothing) for name in names])
-        if self.trainer.world_size > 1:
-            torch.distributed.all_reduce(stacked)
+        stacked = self.ranks.sum(torch.stack([self._evaluation.get(name, nothing) for name in names]))
         return {name: total / max(count, 1e-12) for name, (total, count) in zip(names, stacked.tolist())}
 
     def on_validation_epoch_end(self) -> None:

@@ -56,10 +56,11 @@ class KTO(Referenced):
         """Loss of each answer, its log-ratio, and the baseline z (a mean over all ranks)."""
         with torch.no_grad(), fresh_casts():
             mismatched = self._log_ratios(batch["mismatched_input_ids"], batch["mismatched_targets"])
-        if self.trainer.world_size > 1:
-            mismatched = self.all_gather(mismatched).flatten()
-        baseline = kl_baseline(mismatched)
-        ratios = self._log_ratios(batch["input_ids"], batch["targets"])
+        answers = len(batch["labels"])  # none where a rank has no example left: a row stands in for them
+        both = torch.stack((mismatched[:answers].double().sum(), mismatched.new_tensor(answers).double()))
+        total, count = self.ranks.sum(both) if self.trainer.world_size > 1 else both
+        baseline = kl_baseline((total / count.clamp(min=1))[None])
+        ratios = self._log_ratios(batch["input_ids"], batch["targets"])[:answers]
         return kto_loss(ratios, batch["labels"], baseline, self.beta, *self.weights), ratios.detach(), baseline
 
     def _metrics(self, ratios: Tensor, labels: Tensor, baseline: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
@@ -73,15 +74,13 @@ class KTO(Referenced):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Mean loss of one micro-batch."""
         losses, ratios, baseline = self.losses(batch)
-        self.tokens_seen += int(batch["num_tokens"]) * self.trainer.world_size
+        self.see(int(batch["num_tokens"]))
         for name, (total, count) in self._metrics(ratios, batch["labels"], baseline).items():
             self.book(name, total, count)
         return self.mean_loss(losses.sum(), torch.tensor(len(losses)))
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Adds one batch."""
-        if not len(batch["labels"]):
-            return
         losses, ratios, baseline = self.losses(batch)
         self.add("loss", losses.sum(), len(losses))
         for name, (total, count) in self._metrics(ratios, batch["labels"], baseline).items():

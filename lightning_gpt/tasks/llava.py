@@ -181,7 +181,7 @@ class LLaVA(FineTuning):
         """Loss of one micro-batch."""
         features = self.features(batch)
         loss_sum, count = self.seeing.answer_loss(batch["input_ids"], batch["targets"], features_NPC=features)
-        self.tokens_seen += int(batch["num_tokens"]) * self.trainer.world_size
+        self.see(int(batch["num_tokens"]))
         self.book("train/num_tokens", int(batch["num_tokens"]))
         return self.mean_loss(loss_sum, count)
 

@@ -13,6 +13,7 @@ from lightning_gpt.nn import GPT, GPTConfig
 from lightning_gpt.nn.flops import training_flops_per_token
 from lightning_gpt.nn.loss import IGNORE_INDEX
 from lightning_gpt.optim import AdamW, Cosine, OptimizerSpec, ScheduleSpec
+from lightning_gpt.parallel.apply import compile_blocks, may_compile_loss, parallelize
 from lightning_gpt.tasks.base import CHECKPOINT_KEY, Task
 from lightning_gpt.tasks.expert_loads import ExpertLoads
 
@@ -24,7 +25,8 @@ class Pretraining(Task):
         config: the network. vocab_size and block_size are taken from the data.
         optimizer: what updates the weights.
         schedule: factor on the learning rates by optimizer step.
-        compile: compile the loss with torch.compile: a slow first step, faster ones after.
+        compile: compile the loss with torch.compile: a slow first step, faster ones after. Under FullySharded each
+            block is compiled.
         activation_checkpointing: 0 = off; n = every n-th block is recomputed in the backward pass to save memory.
         init_from: model directory or checkpoint whose weights to start from; its shape replaces `config`.
     """
@@ -60,10 +62,10 @@ class Pretraining(Task):
         else:
             self.net = self._initial_network(self.init_from)
         self.net.checkpoint_every = self.checkpoint_every
-        if getattr(self, "_device_mesh", None) is not None:  # set by ModelParallelStrategy
-            from lightning_gpt.parallel.sharding import shard_network
-
-            shard_network(self.net, self.device_mesh["data_parallel"])
+        whole = may_compile_loss(self.strategy)
+        if self.compile_loss and not whole:
+            compile_blocks(self.net, self.strategy)
+        parallelize(self.net, self.strategy)
         self.expert_loads = ExpertLoads(self.net) if self.config.moe is not None else None
         moe = self.config.moe
         if moe is not None and moe.top_k == 1 and moe.renormalize and moe.routing != "expert_choice":
@@ -73,7 +75,7 @@ class Pretraining(Task):
             )
         # Compiled as a function, so that parameter names stay what they are in every checkpoint.
         loss = self.net.loss if self.expert_loads is None else self.net.training_loss
-        self.loss_function = torch.compile(loss) if self.compile_loss else loss
+        self.loss_function = torch.compile(loss) if self.compile_loss and whole else loss
 
     def _initial_network(self, path: str) -> GPT:
         """The network at `path`, refused when the data's tokens mean something else to it."""
@@ -103,7 +105,7 @@ class Pretraining(Task):
         """Mean loss of one micro-batch: input_ids and targets (B, T)."""
         targets = batch["targets"]
         loss_sum, count, *routers = self.loss_function(batch["input_ids"], targets, batch.get("document_ids"))
-        self.tokens_seen += targets.numel() * self.trainer.world_size
+        self.tokens_seen += targets.numel() * self.ranks.size
         loss = self.mean_loss(loss_sum, count)
         if self.expert_loads is None:
             return loss
@@ -145,9 +147,7 @@ class Pretraining(Task):
         self._log_evaluation("val")
 
     def _log_evaluation(self, name: str) -> None:
-        total = self._validation
-        if self.trainer.world_size > 1:
-            torch.distributed.all_reduce(total)
+        total = self.ranks.sum(self._validation)
         loss = (total[0] / total[1].clamp(min=1)).item()
         metrics = {f"{name}/loss": loss, f"{name}/perplexity": math.exp(min(loss, 700.0))}
         bytes_per_token = getattr(self.trainer.datamodule, "bytes_per_token", None)
@@ -162,10 +162,7 @@ class Pretraining(Task):
 
     def _losses_by_position(self, name: str) -> dict[str, float]:
         """<name>/loss_at_<n>: mean loss of the tokens that end at position n, a training window each."""
-        total = self._by_position
-        if self.trainer.world_size > 1:
-            total = total.to(self.device)
-            torch.distributed.all_reduce(total)
+        total = self.ranks.sum(self._by_position.to(self.device))
         size = self.trainer.datamodule.block_size
         parts = [part.sum(1) for part in total.split(size, dim=1)]
         ends = [min((index + 1) * size, total.shape[1]) for index in range(len(parts))]

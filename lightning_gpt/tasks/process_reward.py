@@ -38,7 +38,7 @@ class ProcessRewardModel(Scoring):
         """Mean loss over the steps of one micro-batch."""
         logits, labels = self.logits(batch), batch["targets"]
         has = labels != IGNORE_INDEX
-        self.tokens_seen += int(batch["num_tokens"]) * self.trainer.world_size
+        self.see(int(batch["num_tokens"]))
         self.book("train/accuracy", ((logits > 0) == (labels > 0))[has].float().sum(), has.sum())
         return self.mean_loss(step_losses(logits, labels).sum(), has.sum())
 

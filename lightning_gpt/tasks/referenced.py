@@ -9,6 +9,7 @@ from torch import Tensor
 from lightning_gpt.hub.adapters import adapters_off
 from lightning_gpt.nn import GPT
 from lightning_gpt.objectives.log_probs import hidden_log_probs
+from lightning_gpt.parallel.vocabulary import whole_weight
 from lightning_gpt.tasks.finetuning import FineTuning, frozen
 from lightning_gpt.tasks.rollout import fresh_casts
 
@@ -19,7 +20,7 @@ def answer_log_probs(
     """log p of every target and the entropy of its prediction, (B, T) each, float32, 0 where there is no target."""
     hidden_BTC = net.hidden(input_ids_BT)
     config = net.config
-    head, cap = net.head.weight, config.logit_softcap
+    head, cap = whole_weight(net.head.weight), config.logit_softcap
     return hidden_log_probs(hidden_BTC, head, targets_BT, config.vocab_size, cap, temperature)
 
 

@@ -19,6 +19,7 @@ from lightning_gpt.hub.adapters import LoRA
 from lightning_gpt.inference import SamplingConfig
 from lightning_gpt.nn.loss import IGNORE_INDEX
 from lightning_gpt.optim import AdamW, Linear, OptimizerSpec, ScheduleSpec
+from lightning_gpt.parallel.strategies import Spreading
 from lightning_gpt.rewards.protocol import Reward, checked
 from lightning_gpt.tasks.base import NonFiniteError
 from lightning_gpt.tasks.referenced import Referenced, answer_log_probs
@@ -97,6 +98,14 @@ class Reinforcement(Referenced):
     def default_optimizer() -> OptimizerSpec:
         """AdamW as published implementations set it for networks of billions; smaller ones take larger rates."""
         return AdamW(lr=1e-6, betas=(0.9, 0.999), weight_decay=0.0)
+
+    def prepare_parallel(self) -> None:
+        """Refuses to be spread: ranks draw answers of unequal lengths, and weights are gathered by all at once."""
+        if isinstance(self.strategy, Spreading):
+            raise ValueError(
+                f"trainer.strategy={type(self.strategy).__name__}: {type(self).__name__} draws answers, which a spread "
+                "network cannot: use trainer.strategy=ddp"
+            )
 
     # --- what an algorithm is -----------------------------------------------------------------------------------
 

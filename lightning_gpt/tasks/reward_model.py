@@ -48,7 +48,7 @@ class RewardModel(Scoring):
         """Mean loss of one micro-batch of pairs."""
         chosen, rejected = self.rewards(batch)
         losses = pairwise_loss(chosen, rejected, batch.get("margins"), self.centering)
-        self.tokens_seen += int(batch["num_tokens"]) * self.trainer.world_size
+        self.see(int(batch["num_tokens"]))
         for name, values in self._metrics(chosen.detach(), rejected.detach()).items():
             self.book(f"train/{name}", values.sum(), len(values))
         return self.mean_loss(losses.sum(), torch.tensor(len(losses)))
@@ -73,6 +73,7 @@ class RewardModel(Scoring):
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Adds one batch."""
         if not len(batch["index"]):
+            self.keep_pace(batch)
             return
         chosen, rejected = self.rewards(batch)
         losses = pairwise_loss(chosen, rejected, batch.get("margins"))

@@ -10,6 +10,7 @@ from lightning_gpt.hub.reward_directory import RewardScale
 from lightning_gpt.nn import GPT
 from lightning_gpt.nn.heads import ScalarHead
 from lightning_gpt.nn.loss import IGNORE_INDEX
+from lightning_gpt.parallel.apply import parallelize_head
 from lightning_gpt.tasks.base import CHECKPOINT_KEY
 from lightning_gpt.tasks.finetuning import FineTuning
 
@@ -52,7 +53,7 @@ class Scoring(FineTuning):
         if hasattr(self, "net"):
             return
         super().configure_model()
-        self.head.to(self.device)
+        parallelize_head(self.head.to(self.device), self.strategy)
         if not self.config.tie_embeddings:
             self.net.head.requires_grad_(False)
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from lightning_gpt.nn import GPT
 from lightning_gpt.nn.loss import IGNORE_INDEX, answered
 from lightning_gpt.objectives.log_probs import entropy
+from lightning_gpt.parallel.apply import compile_blocks
 from lightning_gpt.tasks.finetuning import FineTuning
 
 
@@ -35,21 +36,23 @@ class SFT(FineTuning):
         self.neftune_alpha, self.compile_blocks = neftune_alpha, compile
 
     def configure_model(self) -> None:
-        """Adds the noise and compiles."""
+        """Adds the noise."""
         if hasattr(self, "net"):
             return
         super().configure_model()
         if self.neftune_alpha:
             self.net.token_embedding.register_forward_hook(noisy_embeddings(self.neftune_alpha))
+
+    def prepare_parallel(self) -> None:
+        """Compiles."""
         if self.compile_blocks:
-            for block in self.net.blocks:
-                block.compile()
+            compile_blocks(self.net, self.strategy)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Loss of one micro-batch: input_ids and targets (B, T)."""
         loss_sum, count = self.net.answer_loss(batch["input_ids"], batch["targets"], batch.get("document_ids"))
         tokens = int(batch["num_tokens"])
-        self.tokens_seen += tokens * self.trainer.world_size
+        self.see(tokens)
         self.book("train/num_tokens", tokens)
         if self.about_to_log:
             for name, (total, number) in token_metrics(self.net, batch).items():

@@ -69,7 +69,7 @@ def test_settings_are_those_of_fit(recipe, stacked, clean_process):
         ("ddp", "ddp", False),
         ("ddp_find_unused_parameters_true", "ddp", False),
         ({"class_path": "DDPStrategy", "init_args": {"gradient_as_bucket_view": True}}, "ddp", True),
-        ({"class_path": "lightning_gpt.parallel.sharding.FullySharded"}, "fsdp", False),
+        ({"class_path": "lightning_gpt.parallel.FullySharded"}, "fsdp", False),
         ("auto", "ddp", False),
     ],
 )

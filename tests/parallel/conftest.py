@@ -154,8 +154,9 @@ def processes(start_processes):
         count: int, job: Sequence | Callable[[int], Any], timeout: float = 60, check: bool = True, **environment: Any
     ) -> list[Outcome]:
         outcomes = start_processes(count, job, **environment).join(timeout)
-        for rank, outcome in enumerate(outcomes):
-            assert outcome.code == 0 or not check, f"rank {rank} ended with {outcome.code}:\n{outcome.text}"
+        if check and any(outcome.code for outcome in outcomes):
+            told = (f"rank {rank} ended with {one.code}:\n{one.text[-3000:]}" for rank, one in enumerate(outcomes))
+            pytest.fail("\n".join(told))
         return outcomes
 
     return run

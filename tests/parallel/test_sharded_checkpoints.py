@@ -11,7 +11,7 @@ from lightning.pytorch import Callback
 from lightning_gpt.callbacks.jsonl_logger import read_metrics
 from lightning_gpt.hub.checkpoint import read_checkpoint, verify_checkpoint
 
-SHARDED = {"class_path": "lightning_gpt.parallel.sharding.FullySharded"}
+SHARDED = {"class_path": "lightning_gpt.parallel.FullySharded"}
 STRATEGIES = {
     "one": (1, "auto"),
     "ddp": (2, "ddp"),
