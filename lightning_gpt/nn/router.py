@@ -92,8 +92,12 @@ class Router(nn.Module):
         """E sum_e f_e P_e (Fedus et al., 2021, eq. 4), f_e the share of choices, P_e the mean score; 1 when even."""
         if self.config.balance != "loss":
             return shares_NE.new_zeros(())
-        load_E = torch.bincount(expert_M, minlength=self.config.experts) / len(expert_M)
-        return self.config.experts * (load_E * shares_NE.mean(0)).sum()
+        choices_E = self.choices(expert_M)
+        return self.config.experts * (choices_E / choices_E.sum() * shares_NE.mean(0)).sum()
+
+    def choices(self, expert_M: Tensor) -> Tensor:
+        """How many of the batch's choices fell on each expert. Replaced where a batch is spread over devices."""
+        return torch.bincount(expert_M, minlength=self.config.experts)
 
     @torch.no_grad()
     def follow_load(self, load_E: Tensor) -> None:

@@ -1,10 +1,13 @@
 """The one place where a network is spread over devices: tasks call it from configure_model."""
 
+import torch
 from lightning.pytorch.strategies import Strategy
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from lightning_gpt.nn import GPT
+from lightning_gpt.parallel.expert_balance import balance_over
+from lightning_gpt.parallel.expert_parallel import ExpertMeshes, expert_parallel
 from lightning_gpt.parallel.sharding import average_gradients, shard_network
 from lightning_gpt.parallel.strategies import FullySharded, Spreading, spread_over
 from lightning_gpt.parallel.tensor_parallel import tensor_parallel
@@ -23,11 +26,20 @@ def parallelize(net: GPT, strategy: Strategy | None) -> None:
         ValueError: the network cannot be cut into so many parts.
     """
     if isinstance(strategy, Spreading):
-        sharded = isinstance(strategy, FullySharded)
-        spread(net, strategy.device_mesh, sharded, sharded and strategy.reshard_after_forward)
+        sharded, mesh = isinstance(strategy, FullySharded), strategy.device_mesh
+        balance_over(net, mesh["data_parallel"].get_group())
+        spread(net, mesh, sharded, sharded and strategy.reshard_after_forward, strategy.expert_meshes)
+    elif getattr(strategy, "world_size", 1) > 1:
+        balance_over(net, torch.distributed.group.WORLD)
 
 
-def spread(net: GPT, mesh: DeviceMesh, sharded: bool, reshard_after_forward: bool = True) -> None:
+def spread(
+    net: GPT,
+    mesh: DeviceMesh,
+    sharded: bool,
+    reshard_after_forward: bool = True,
+    expert_meshes: ExpertMeshes | None = None,
+) -> None:
     """As `parallelize`, over a mesh as `lay_out` makes it.
 
     Args:
@@ -35,12 +47,14 @@ def spread(net: GPT, mesh: DeviceMesh, sharded: bool, reshard_after_forward: boo
         mesh: with the dimensions "data_parallel" and "tensor_parallel".
         sharded: over the data-parallel ranks.
         reshard_after_forward: see shard_network.
+        expert_meshes: where the experts are shared by several ranks, as `lay_out_experts` makes them.
     """
     data, tensor = spread_over(mesh)
     if tensor is not None:
         tensor_parallel(net, tensor)
+    alone = expert_parallel(net, expert_meshes, reshard_after_forward) if expert_meshes is not None else set()
     if sharded:
-        shard_network(net, data, reshard_after_forward)
+        shard_network(net, data, reshard_after_forward, alone)
 
 
 def parallelize_head(head: nn.Module, strategy: Strategy | None) -> None:

@@ -17,7 +17,12 @@ SHARDED_METHODS = ("loss", "answer_loss", "hidden")
 """Of a GPT, besides forward: what training and validation call, where weights must be gathered as forward does."""
 
 
-def shard_network(net: GPT, mesh: DeviceMesh, reshard_after_forward: bool | int = True) -> None:
+def shard_network(
+    net: GPT,
+    mesh: DeviceMesh,
+    reshard_after_forward: bool | int = True,
+    left_alone: frozenset[nn.Parameter] | set[nn.Parameter] = frozenset(),
+) -> None:
     """Spreads every block's weights, then what is left of the network, over the mesh (Zhao et al., 2023).
 
     Weights are gathered block by block while they are needed; gradients and optimizer states stay sharded.
@@ -27,12 +32,13 @@ def shard_network(net: GPT, mesh: DeviceMesh, reshard_after_forward: bool | int 
         mesh: the data-parallel ranks; of two dimensions (replicas, shards) for copies of a sharded network.
         reshard_after_forward: whether a block's weights are freed between its forward and backward pass, or over how
             many ranks they stay sharded then.
+        left_alone: parameters that are spread in another way.
     """
-    numbers = average_numbers(net, mesh)
+    left_alone = left_alone | average_numbers(net, mesh)
     for block in net.blocks:
-        fully_shard(block, mesh=mesh, reshard_after_forward=reshard_after_forward, ignored_params=numbers)
+        fully_shard(block, mesh=mesh, reshard_after_forward=reshard_after_forward, ignored_params=left_alone)
     # What is left is needed at both ends of a pass: freed between them it would be gathered twice.
-    fully_shard(net, mesh=mesh, reshard_after_forward=False, ignored_params=numbers)
+    fully_shard(net, mesh=mesh, reshard_after_forward=False, ignored_params=left_alone)
     gather_once(net, SHARDED_METHODS)
 
 

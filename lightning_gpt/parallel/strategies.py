@@ -15,6 +15,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
+from lightning_gpt.parallel.expert_parallel import ExpertMeshes, lay_out_experts
 from lightning_gpt.parallel.row_order import deal_loaded, saved_order
 from lightning_gpt.parallel.sharded_states import ShardedStates
 
@@ -43,6 +44,9 @@ class Spreading(ShardedStates, ModelParallelStrategy):
                 raise ValueError(f"trainer.strategy.{name}={value} must be at least 1")
         self.tensor_parallel = tensor_parallel
         self.shard_size = shard_size
+
+    expert_meshes: ExpertMeshes | None = None
+    """Where experts are shared by several ranks."""
 
     @property
     def devices(self) -> int:
@@ -119,6 +123,9 @@ class FullySharded(Spreading):
     Args:
         tensor_parallel: devices that share every layer and work on one batch together (Shoeybi et al., 2019), next to
             each other: within a node. 1 = none. The batch of an optimizer step shrinks by as much.
+        expert_parallel: devices that share the experts of every mixture, next to each other: each has its part of
+            them, and tokens travel there and back (Lepikhin et al., 2020). 1 = none, every device computes with all
+            experts; null = all devices of one copy of the network.
         shard_size: devices that share the weights of one copy of the network; the copies average their gradients
             (hybrid sharding: the devices of a node). null = one copy over all devices.
         reshard_after_forward: free a block's weights after its forward pass and gather them again in the backward
@@ -133,6 +140,7 @@ class FullySharded(Spreading):
     def __init__(
         self,
         tensor_parallel: int = 1,
+        expert_parallel: int | None = 1,
         shard_size: int | None = None,
         reshard_after_forward: bool = True,
         sync_while_accumulating: bool = False,
@@ -140,8 +148,37 @@ class FullySharded(Spreading):
         timeout: timedelta | None = default_pg_timeout,
     ) -> None:
         super().__init__(tensor_parallel, shard_size, sharded_checkpoints, timeout)
+        if expert_parallel is not None and expert_parallel < 1:
+            raise ValueError(f"trainer.strategy.expert_parallel={expert_parallel} must be at least 1")
+        self.expert_parallel = expert_parallel
         self.reshard_after_forward = reshard_after_forward
         self.sync_while_accumulating = sync_while_accumulating
+
+    def check_devices(self) -> None:
+        """As Spreading, and what experts need."""
+        super().check_devices()
+        if self.expert_parallel == 1:
+            return
+        if self.tensor_parallel > 1:
+            raise ValueError(
+                f"trainer.strategy.expert_parallel={self.expert_parallel} and tensor_parallel={self.tensor_parallel} "
+                "do not go together: set one of them to 1"
+            )
+        shards = self.shard_size or self.devices
+        if shards % (self.expert_parallel or shards):
+            raise ValueError(
+                f"trainer.strategy.expert_parallel={self.expert_parallel} does not divide the {shards} devices of a "
+                f"copy of the network: use one of {divisors(shards)}, or null for all of them"
+            )
+
+    def setup_environment(self) -> None:
+        """Also lays out the experts."""
+        super().setup_environment()
+        if self.expert_parallel != 1 and self.devices > 1:
+            shards = self.shard_size or self.devices
+            self.expert_meshes = lay_out_experts(
+                self.root_device.type, self.devices // shards, shards, self.expert_parallel or shards
+            )
 
     @contextmanager
     def block_backward_sync(self) -> Iterator[None]:
