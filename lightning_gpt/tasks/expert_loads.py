@@ -59,15 +59,17 @@ class ExpertLoads:
             mixture.router.follow_load(load_E)
 
     def window(self, world_size: int) -> tuple[dict[str, float], Tensor]:
-        """Metrics since the last reset and the share of each expert (L', E).
+        """Metrics of all ranks since the last reset and the share of each expert (L', E).
 
         experts/<layer>/max_violation: largest load over the mean, minus 1 (Wang et al., 2024; 0 = even, E / K - 1 =
         collapsed); min_load: smallest load over the mean; dropped: share of pairs; entropy: of the router, over ln E.
         experts/<name> is the mean over the layers.
         """
-        load_LE = torch.as_tensor(self._window_LE)
+        sums = torch.cat([self._window_LE, self._dropped_L[:, None], self._entropy_L[:, None]], dim=1)
         if world_size > 1:
-            torch.distributed.all_reduce(load_LE)
+            torch.distributed.all_reduce(sums)
+        load_LE, dropped_L, entropy_L = sums[:, :-2], sums[:, -2], sums[:, -1]
+        passes = self._passes * world_size
         share_LE = load_LE / load_LE.sum(-1, keepdim=True).clamp(min=1)
         E = load_LE.shape[-1]
         metrics = {}
@@ -75,8 +77,8 @@ class ExpertLoads:
             values = {
                 "max_violation": E * share_LE[row].max().item() - 1,
                 "min_load": E * share_LE[row].min().item(),
-                "dropped": self._dropped_L[row].item() / self._passes,
-                "entropy": self._entropy_L[row].item() / self._passes / math.log(max(E, 2)),
+                "dropped": dropped_L[row].item() / passes,
+                "entropy": entropy_L[row].item() / passes / math.log(max(E, 2)),
             }
             metrics |= {f"experts/{layer}/{name}": value for name, value in values.items()}
             for name, value in values.items():
