@@ -204,7 +204,7 @@ def _orthogonalize(updates: tuple[Tensor, ...], like: Tensor, group: dict[str, A
     Returns:
         this rank's elements of the orthogonal matrices.
     """
-    if not isinstance(like, DTensor):
+    if not isinstance(like, DTensor) or _has_whole_matrices(like):
         stacked = torch.stack(updates)
         orthogonal = _iterate(stacked.reshape(-1, *like.shape[-2:]), group)
         return list(orthogonal.to(like.dtype).reshape(stacked.shape).unbind(0))
@@ -214,6 +214,11 @@ def _orthogonalize(updates: tuple[Tensor, ...], like: Tensor, group: dict[str, A
     orthogonal = _shared_out(stacked.reshape(-1, *like.shape[-2:]), mesh, group)
     whole = orthogonal.to(like.dtype).reshape(stacked.shape).unbind(0)
     return [distribute_tensor(one, mesh, placements, src_data_rank=None).to_local() for one in whole]
+
+
+def _has_whole_matrices(parameter: DTensor) -> bool:
+    """Whether a rank's elements of a stack are matrices of its own, as of experts that devices share."""
+    return parameter.ndim == 3 and all(place.is_replicate() or place.is_shard(0) for place in parameter.placements)
 
 
 def _iterate(matrices: Tensor, group: dict[str, Any]) -> Tensor:

@@ -26,9 +26,15 @@ def parallelize(net: GPT, strategy: Strategy | None) -> None:
         ValueError: the network cannot be cut into so many parts.
     """
     if isinstance(strategy, Spreading):
-        sharded, mesh = isinstance(strategy, FullySharded), strategy.device_mesh
-        balance_over(net, mesh["data_parallel"].get_group())
-        spread(net, mesh, sharded, sharded and strategy.reshard_after_forward, strategy.expert_meshes)
+        sharded = isinstance(strategy, FullySharded)
+        reshard = sharded and strategy.reshard_after_forward
+        spread(net, strategy.device_mesh, sharded, reshard, strategy.expert_meshes)
+
+
+def balance_experts(net: GPT, strategy: Strategy | None) -> None:
+    """Makes the balance loss of a mixture that of all ranks' batches together, in place; for tasks that train on it."""
+    if isinstance(strategy, Spreading):
+        balance_over(net, strategy.device_mesh["data_parallel"].get_group())
     elif getattr(strategy, "world_size", 1) > 1:
         balance_over(net, torch.distributed.group.WORLD)
 

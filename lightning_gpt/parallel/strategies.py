@@ -31,6 +31,9 @@ class Spreading(ShardedStates, ModelParallelStrategy):
         timeout: of a collective.
     """
 
+    expert_meshes: ExpertMeshes | None = None
+    """Where experts are shared by several ranks."""
+
     def __init__(
         self,
         tensor_parallel: int = 1,
@@ -44,9 +47,6 @@ class Spreading(ShardedStates, ModelParallelStrategy):
                 raise ValueError(f"trainer.strategy.{name}={value} must be at least 1")
         self.tensor_parallel = tensor_parallel
         self.shard_size = shard_size
-
-    expert_meshes: ExpertMeshes | None = None
-    """Where experts are shared by several ranks."""
 
     @property
     def devices(self) -> int:

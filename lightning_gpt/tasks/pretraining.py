@@ -13,7 +13,7 @@ from lightning_gpt.nn import GPT, GPTConfig
 from lightning_gpt.nn.flops import training_flops_per_token
 from lightning_gpt.nn.loss import IGNORE_INDEX
 from lightning_gpt.optim import AdamW, Cosine, OptimizerSpec, ScheduleSpec
-from lightning_gpt.parallel.apply import compile_blocks, may_compile_loss, parallelize
+from lightning_gpt.parallel.apply import balance_experts, compile_blocks, may_compile_loss, parallelize
 from lightning_gpt.tasks.base import CHECKPOINT_KEY, Task
 from lightning_gpt.tasks.expert_loads import ExpertLoads
 
@@ -66,6 +66,7 @@ class Pretraining(Task):
         if self.compile_loss and not whole:
             compile_blocks(self.net, self.strategy)
         parallelize(self.net, self.strategy)
+        balance_experts(self.net, self.strategy)
         self.expert_loads = ExpertLoads(self.net) if self.config.moe is not None else None
         moe = self.config.moe
         if moe is not None and moe.top_k == 1 and moe.renormalize and moe.routing != "expert_choice":

@@ -14,6 +14,7 @@ from lightning_gpt.cli import main
 from lightning_gpt.hub.checkpoint import read_checkpoint
 from lightning_gpt.nn import GPT, GPTConfig
 from lightning_gpt.nn.moe import mixtures
+from lightning_gpt.optim.muon import Muon
 from lightning_gpt.parallel.apply import spread
 from lightning_gpt.parallel.expert_balance import balance_over
 from lightning_gpt.parallel.expert_parallel import check_experts, lay_out_experts
@@ -78,6 +79,7 @@ def mean_loss(net: GPT, ids, targets):
 def compared(name: str, replicas: int, shards: int, size: int) -> dict[str, float]:
     """Largest differences between the network on one process and the spread one."""
     whole, net = built(name), built(name)
+    net.checkpoint_every = int(name == "gelu")
     ranks, rank = replicas * shards, torch.distributed.get_rank()
     balance_over(net, torch.distributed.group.WORLD)
     meshes = lay_out_experts("cpu", replicas, shards, size)
@@ -139,10 +141,14 @@ def test_tokens_travel_twice_a_layer_and_pass(processes):
             loss = mean_loss(net, *batch(2, rank))
         with CommDebugMode() as backward:
             loss.backward()
-        return [{str(op): n for op, n in seen.get_comm_counts().items()} for seen in (forward, backward)]
+        stacks = [p for _, mixture in mixtures(net) for p in mixture.experts.parameters()]
+        with CommDebugMode() as step:
+            Muon(stacks).step()
+        return [{str(op): n for op, n in seen.get_comm_counts().items()} for seen in (forward, backward, step)]
 
     for outcome in processes(2, job):
-        forward, backward = outcome.value
+        forward, backward, step = outcome.value
+        assert step == {}  # Newton-Schulz of experts is their rank's
         layers, shardings = SHAPE["n_layer"], SHAPE["n_layer"] + 1
         assert forward == {
             "c10d_functional.all_to_all_single": 2 * layers,
@@ -202,7 +208,7 @@ def same_runs(alone: Path, shared: Path) -> None:
                 assert ours[name] == pytest.approx(value, rel=1e-4, abs=1e-5), name
                 names.add(name)
         assert theirs.get("optim/gradient_norm", 1.0) > 0.3  # clipped
-    assert {"train/loss", "val/loss", "optim/gradient_norm", "experts/max_violation", "experts/entropy"} <= names
+    assert {"train/loss", "optim/gradient_norm", "experts/max_violation", "experts/entropy"} <= names
     states = [read_checkpoint(run / LAST)["state_dict"] for run in (alone, shared)]
     assert states[0].keys() == states[1].keys()
     for name, weights in states[0].items():
@@ -212,21 +218,21 @@ def same_runs(alone: Path, shared: Path) -> None:
 def test_two_processes_train_as_one(corpus, clean_process, processes, tmp_path):
     recipes = {
         "adamw": recipe_of(corpus, {"experts": 4, "expert_hidden": 32, "balance_coefficient": 0.1}, "AdamW", 2),
+        "copies": recipe_of(corpus, {"experts": 4, "expert_hidden": 32, "balance_coefficient": 0.1}, "AdamW", 2),
         "muon": recipe_of(corpus, MIXTURES["deepseek"] | {"expert_hidden": 32}, "MuonAdamW", 1),
     }
     alone, shared = tmp_path / "alone", tmp_path / "shared"
     alone.mkdir(), shared.mkdir()
-    # The first goes on without sharing experts, and then with it again.
     stages = [
         ("adamw",),
         ("muon",),
-        ("adamw", "--trainer.strategy.expert_parallel", 1, "--trainer.max_steps", 6),
-        ("adamw", "--trainer.strategy.expert_parallel", 2, "--trainer.max_steps", 8),
+        ("adamw", "--trainer.strategy.init_args.expert_parallel", 2, "--trainer.max_steps", 6),  # goes on
+        ("copies", "--trainer.strategy", "ddp", "--trainer.max_steps", 2),
     ]
 
     def train(place: Path, devices: int) -> None:
         for name, *settings in stages:
-            settings = ["-c", EP, *settings] if devices > 1 else settings[2:]
+            settings = ["-c", EP, *settings] if devices > 1 else settings[2:]  # the others are the strategy's
             last = place / name / LAST
             if last.exists():
                 settings += ["--ckpt_path", last]
