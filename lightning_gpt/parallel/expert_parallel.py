@@ -2,7 +2,8 @@
 
 Which expert a token wants is decided where the token is. Its row travels to the expert's rank and the result back, by
 one all-to-all each; gradients go the same ways. The layer itself knows nothing of it: what it calls for "the outputs
-of these rows, so many for each expert" is answered by many devices.
+of these rows, so many for each expert" is answered by many devices. So all kinds of routing work; capacity and expert
+choice look at the tokens of one rank (GShard's groups), as in all data parallelism, not at the batch of all ranks.
 
 Legend: R ranks that share the experts, E experts, e = E / R of them here, S rows of this rank's tokens, s rows for
 this rank's experts, C width.
