@@ -163,7 +163,13 @@ class Group:
         staged = 2 * self._gather(bytes, self.local, self.within) + self._reduce(
             bytes / self.local, self.nodes, self.between
         )
-        return min(staged, self._flat(bytes, 2))
+        return min(staged, self._flat(bytes, 2), self._chains(bytes))
+
+    def _chains(self, bytes: float) -> float:
+        """NCCL's tree across nodes: a chain through each node, a double binary tree over the nodes, in small parts."""
+        slowest = min(self.within.bandwidth, self.local * self.between.bandwidth)
+        hops = math.ceil(math.log2(self.nodes)) * self.between.latency + (self.local - 1) * self.within.latency
+        return 2 * (hops + bytes / slowest)
 
     def _flat(self, bytes: float, rounds: int) -> float:
         """One ring through all devices, in as many channels as there are devices in a node, each of which leaves the

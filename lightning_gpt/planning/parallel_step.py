@@ -11,6 +11,11 @@ Every strategy is played through on one device, with one link that does one thin
 - HSDP: FSDP within a node; then each device all-reduces its shard of the gradients with those of other nodes.
 - Tensor parallelism (Shoeybi et al., 2019, section 3): two all-reduces of the stream a block in each pass, which the
   next product waits for; one for the embedding and one for the head's gradient.
+
+The efficiencies that are often quoted for DDP on eight A100, 0.95 with NVLink and 0.80 over PCIe, are what this gives
+for GPT-2's four sizes with 16 windows of 1,024 tokens a device and step and PyTorch's own DDP, which copies float32
+gradients into buckets: 0.96 to 0.97, and 0.76 to 0.86. They belong to the work as much as to the link: what is sent does not
+depend on the batch, so half the windows leave 0.94 to 0.95 and 0.53 to 0.56.
 """
 
 from dataclasses import dataclass
@@ -101,23 +106,23 @@ def step_time(work: Work, spread: float = SPREAD) -> StepTime:
         spread: see SPREAD.
     """
     layout = work.layout
-    clock = Clock()
     if layout.devices == 1:
         return StepTime(work.compute, 0.0, 0.0, work.optimizer, 0.0)
-    gradients = layout.data > 1
-    for micro in range(layout.accumulate):
-        last = micro == layout.accumulate - 1
-        (_sharded if layout.shard > 1 else _replicated)(work, clock, sync=last and gradients)
-    copies = 0.0
+    # Micro-batches end with the link at rest, so all but DDP's last, which waits for the sums of all, are alike.
+    # FSDP sums in each: whole gradients are what sharding is to avoid.
+    first, last = Clock(), Clock()
+    if layout.shard > 1:
+        _sharded(work, first)
+        last = first
+    else:
+        _replicated(work, first, sync=False)
+        _replicated(work, last, sync=layout.data > 1)
+    interference, before = _interference(work), layout.accumulate - 1
+    exposed = before * first.exposed(interference) + last.exposed(interference)
     if layout.strategy == "ddp" and not work.base.bucket_view:  # gradients are copied into buckets and back
-        copies = 4 * work.number_bytes * sum(work.numbers.values()) / work.memory_bandwidth
-    return StepTime(
-        work.compute,
-        clock.exposed(_interference(work)) + copies,
-        spread * slowest(layout.devices) * work.compute,
-        work.optimizer,
-        clock.busy,
-    )
+        exposed += 4 * work.number_bytes * sum(work.numbers.values()) / work.memory_bandwidth
+    waiting = spread * slowest(layout.devices) * work.compute
+    return StepTime(work.compute, exposed, waiting, work.optimizer, before * first.busy + last.busy)
 
 
 def _interference(work: Work) -> float:
@@ -193,7 +198,7 @@ class _Buckets:
         self.limit = BUCKET
 
 
-def _sharded(work: Work, clock: Clock, sync: bool) -> None:
+def _sharded(work: Work, clock: Clock) -> None:
     """One micro-batch where weights lie in shards."""
     layers = range(work.base.config.n_layer)
     layout, size = work.layout, work.number_bytes
@@ -221,10 +226,8 @@ def _sharded(work: Work, clock: Clock, sync: bool) -> None:
         if layer:
             ready = clock.send(blocks[layer - 1])
         _block_backward(work, clock, layer)
-        if sync:
-            scatter(layer)
-    if sync:
-        scatter(None)
+        scatter(layer)
+    scatter(None)
     clock.join()
 
 

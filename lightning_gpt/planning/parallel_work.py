@@ -132,5 +132,3 @@ class Work:
                 stacked = one.numbers // (rows * columns)
                 flops += NEWTON_SCHULZ * stacked * (4 * rows**2 * columns + 2 * rows**3)
         return moved / self.memory_bandwidth + flops / self.flops_per_second
-
-
