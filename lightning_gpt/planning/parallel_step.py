@@ -14,8 +14,8 @@ Every strategy is played through on one device, with one link that does one thin
 
 The efficiencies that are often quoted for DDP on eight A100, 0.95 with NVLink and 0.80 over PCIe, are what this gives
 for GPT-2's four sizes with 16 windows of 1,024 tokens a device and step and PyTorch's own DDP, which copies float32
-gradients into buckets: 0.96 to 0.97, and 0.76 to 0.86. They belong to the work as much as to the link: what is sent does not
-depend on the batch, so half the windows leave 0.94 to 0.95 and 0.53 to 0.56.
+gradients into buckets: 0.96 to 0.97, and 0.76 to 0.86. They belong to the work as much as to the link: what is sent
+does not depend on the batch, so half the windows leave 0.94 to 0.95 and 0.53 to 0.56.
 """
 
 from dataclasses import dataclass

@@ -51,7 +51,7 @@ def test_what_is_recommended_is_what_fit_takes(recipe, clean_process, capsys, tm
     assert words[:2] == ["-c", "TOPIC.yaml"] and words[3] == "configs/trainer/ddp.yaml"
     words[1], words[3] = str(recipe), str(ROOT / words[3])
     settings = parsed_arguments(words)
-    assert settings.trainer.devices == 2 and settings.trainer.accelerator == "cpu"
+    assert int(settings.trainer.devices) == 2 and settings.trainer.accelerator == "cpu"
     assert settings.data.init_args.batch_size * settings.trainer.accumulate_grad_batches * 2 == 4
     assert settings.model.init_args.optimizer.class_path == "lightning_gpt.optim.AdamW"
 
