@@ -145,6 +145,8 @@ class Layout:
     """Forward passes of an optimizer step."""
     checkpoint_every: int = 0
     """Activation checkpointing: 0 = off; n = every n-th block is computed again in the backward pass."""
+    sync_every: bool = False
+    """FSDP under accumulation: scatter gradients after every micro-batch, or hold whole ones until the last."""
 
     @property
     def data(self) -> int:
@@ -253,13 +255,12 @@ def check_tensor(config: GPTConfig, cluster: Cluster, size: int) -> None:
         raise ValueError(f"tensor={size}: {problem} (use {', '.join(map(str, known))})")
 
 
-def with_batch(layout: Layout, micro_batch: int, checkpoint_every: int) -> Layout:
+def with_batch(layout: Layout, micro_batch: int, checkpoint_every: int, sync_every: bool = False) -> Layout:
     """The same layout with another cut of its windows into forward passes."""
     windows = layout.micro_batch * layout.accumulate
     assert windows % micro_batch == 0
-    return replace(
-        layout, micro_batch=micro_batch, accumulate=windows // micro_batch, checkpoint_every=checkpoint_every
-    )
+    cut = {"micro_batch": micro_batch, "accumulate": windows // micro_batch}
+    return replace(layout, **cut, checkpoint_every=checkpoint_every, sync_every=sync_every)
 
 
 def divisors(number: int) -> list[int]:

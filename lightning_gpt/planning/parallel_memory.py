@@ -5,6 +5,8 @@ from dataclasses import replace
 from lightning_gpt.nn import GPTConfig
 from lightning_gpt.planning.memory_job import TrainingJob
 from lightning_gpt.planning.memory_overhead import MemoryPlan, plan_memory
+from lightning_gpt.planning.memory_peak import Moment
+from lightning_gpt.planning.memory_states import gradient_bytes
 from lightning_gpt.planning.parallel_layout import Layout
 
 
@@ -49,4 +51,11 @@ def job_of(base: TrainingJob, layout: Layout) -> TrainingJob:
 
 def memory_of(base: TrainingJob, layout: Layout) -> MemoryPlan:
     """What one device needs at its fullest moment."""
-    return plan_memory(job_of(base, layout))
+    plan = plan_memory(job_of(base, layout))
+    if layout.shard == 1 or layout.accumulate == 1 or layout.sync_every:
+        return plan
+    # Gradients that are not scattered yet are whole; the planner of single runs counts their shards.
+    whole = gradient_bytes(replace(plan.job, strategy="single", devices=1))
+    parts = plan.peak.parts
+    more = whole - gradient_bytes(plan.job)
+    return replace(plan, peak=Moment(plan.peak.name, {**parts, "gradients": parts["gradients"] + more}))

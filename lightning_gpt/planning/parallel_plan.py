@@ -108,6 +108,8 @@ def cuts(layout: Layout, micro_batch: int | None, checkpoint_every: int | None) 
     for every in (0, 1) if checkpoint_every is None else (checkpoint_every,):
         for row in rows:
             yield with_batch(layout, row, every)
+            if layout.shard > 1 and row < windows:
+                yield with_batch(layout, row, every, sync_every=True)
 
 
 def propose(

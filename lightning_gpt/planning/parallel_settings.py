@@ -22,9 +22,11 @@ def overrides(proposal: Proposal, base: TrainingJob, cluster: Cluster) -> dict[s
         "trainer.accumulate_grad_batches": str(layout.accumulate),
     }
     if layout.strategy == "hsdp":
-        found["trainer.strategy.replicas"] = str(layout.replicas)
-    if layout.tensor > 1:
-        found["trainer.strategy.tensor_parallel_size"] = str(layout.tensor)
+        found["trainer.strategy.shard_size"] = str(layout.shard)
+    if layout.strategy == "fsdp_tp":
+        found["trainer.strategy.tensor_parallel"] = str(layout.tensor)
+    if layout.sync_every and layout.accumulate > 1:
+        found["trainer.strategy.sync_while_accumulating"] = "true"
     return found | {
         "data.batch_size": str(layout.micro_batch),
         "data.block_size": str(base.block_size),

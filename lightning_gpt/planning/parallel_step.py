@@ -108,15 +108,11 @@ def step_time(work: Work, spread: float = SPREAD) -> StepTime:
     layout = work.layout
     if layout.devices == 1:
         return StepTime(work.compute, 0.0, 0.0, work.optimizer, 0.0)
-    # Micro-batches end with the link at rest, so all but DDP's last, which waits for the sums of all, are alike.
-    # FSDP sums in each: whole gradients are what sharding is to avoid.
+    # Micro-batches end with the link at rest, so all are alike but the last, in which gradients are summed.
     first, last = Clock(), Clock()
-    if layout.shard > 1:
-        _sharded(work, first)
-        last = first
-    else:
-        _replicated(work, first, sync=False)
-        _replicated(work, last, sync=layout.data > 1)
+    play = _sharded if layout.shard > 1 else _replicated
+    play(work, first, sync=layout.shard > 1 and layout.sync_every)
+    play(work, last, sync=layout.data > 1)
     interference, before = _interference(work), layout.accumulate - 1
     exposed = before * first.exposed(interference) + last.exposed(interference)
     if layout.strategy == "ddp" and not work.base.bucket_view:  # gradients are copied into buckets and back
@@ -198,7 +194,7 @@ class _Buckets:
         self.limit = BUCKET
 
 
-def _sharded(work: Work, clock: Clock) -> None:
+def _sharded(work: Work, clock: Clock, sync: bool) -> None:
     """One micro-batch where weights lie in shards."""
     layers = range(work.base.config.n_layer)
     layout, size = work.layout, work.number_bytes
@@ -226,8 +222,10 @@ def _sharded(work: Work, clock: Clock) -> None:
         if layer:
             ready = clock.send(blocks[layer - 1])
         _block_backward(work, clock, layer)
-        scatter(layer)
-    scatter(None)
+        if sync:
+            scatter(layer)
+    if sync:
+        scatter(None)
     clock.join()
 
 

@@ -92,13 +92,18 @@ def test_ddp_on_a_slow_link_is_bound_by_it():
     assert step.exposed == pytest.approx(step.communication, rel=0.05)
 
 
-def test_fsdp_gathers_twice_and_scatters_once_in_every_pass():
+def test_fsdp_gathers_twice_in_every_pass_and_scatters_when_it_is_told():
     machine = plain(4, 1e7)
     layout = Layout("fsdp", 1, 4, 1, 1, 3)
     step = predict(job(SMALL, 256), layout, machine, 0.0)
     inside = sum(one.numbers * 4 for one in inventory(SMALL)[0] if one.layer is not None)
     outside = 4 * parameters(SMALL) - inside
-    assert step.communication == pytest.approx(3 * 3 / 4 * (3 * inside + 2 * outside) / 1e7)
+    scattered = inside + outside
+    assert step.communication == pytest.approx(3 / 4 * (3 * (2 * inside + outside) + scattered) / 1e7)
+    every = predict(job(SMALL, 256), replace(layout, sync_every=True), machine, 0.0)
+    assert every.communication == pytest.approx(step.communication + 2 * 3 / 4 * scattered / 1e7)
+    held = [memory_of(job(SMALL, 256), replace(layout, sync_every=one)).parts()["gradients"] for one in (False, True)]
+    assert held[0] - held[1] == pytest.approx(3 / 4 * 4 * parameters(SMALL))
 
 
 def test_tensor_parallelism_reduces_the_stream_on_the_critical_path():
