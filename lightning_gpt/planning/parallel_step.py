@@ -117,8 +117,13 @@ def step_time(work: Work, spread: float = SPREAD) -> StepTime:
     exposed = before * first.exposed(interference) + last.exposed(interference)
     if layout.strategy == "ddp" and not work.base.bucket_view:  # gradients are copied into buckets and back
         exposed += 4 * work.number_bytes * sum(work.numbers.values()) / work.memory_bandwidth
+    update = 0.0
+    if layout.shard > 1 and work.muon_numbers:  # updates are gathered to be orthogonalised, and so is what comes of it
+        group = work.cluster.group(layout.shard, stride=layout.tensor)
+        update = 2 * group.all_gather(work.muon_numbers * work.number_bytes)
     waiting = spread * slowest(layout.devices) * work.compute
-    return StepTime(work.compute, exposed, waiting, work.optimizer, before * first.busy + last.busy)
+    communication = before * first.busy + last.busy + update
+    return StepTime(work.compute, exposed + update, waiting, work.optimizer, communication)
 
 
 def _interference(work: Work) -> float:

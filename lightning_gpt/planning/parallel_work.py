@@ -115,11 +115,18 @@ class Work:
         return self.base.bytes.weights
 
     @cached_property
+    def muon_numbers(self) -> int:
+        """Parameters that Muon updates as whole matrices; 0 with other optimizers."""
+        if not isinstance(self.base.optimizer, MuonAdamW):
+            return 0
+        return sum(one.numbers for one in inventory(self.job.config)[0] if one.kind == "hidden")
+
+    @cached_property
     def optimizer(self) -> float:
         """Seconds of the update: memory is read and written, and Muon multiplies matrices.
 
         Of each number the gradient is read for its norm, scaled, and read again; weight and states are read and
-        written. Muon's hidden matrices are whole on every device.
+        written. Muon's products of whole matrices are shared out among the devices that the weights are cut over.
         """
         spec, size, shards = self.base.optimizer, self.number_bytes, self.layout.shard
         moved = flops = 0.0
@@ -131,4 +138,4 @@ class Work:
                 rows, columns = sorted(one.shape[-2:])
                 stacked = one.numbers // (rows * columns)
                 flops += NEWTON_SCHULZ * stacked * (4 * rows**2 * columns + 2 * rows**3)
-        return moved / self.memory_bandwidth + flops / self.flops_per_second
+        return moved / self.memory_bandwidth + flops / shards / self.flops_per_second

@@ -269,12 +269,12 @@ def test_global_batches():
         global_windows(4096, 1024, 8)
 
 
-def test_muon_updates_whole_matrices_on_every_device():
-    adam, muon = (
-        predict(job(optimizer=one), Layout("fsdp", 1, 8, 1, 4, 1), cluster()).optimizer
-        for one in (job().optimizer, MuonAdamW())
-    )
-    assert muon > 2 * adam
+def test_muon_shares_its_products_out_and_gathers_for_them():
+    layout, muon = Layout("fsdp", 1, 8, 1, 4, 1), job(optimizer=MuonAdamW())
+    whole, shared = predict(muon, ddp(8, 4), cluster()), predict(muon, layout, cluster())
+    assert whole.optimizer == pytest.approx(8 * shared.optimizer, rel=0.01)
+    assert shared.optimizer > 2 * predict(job(), layout, cluster()).optimizer
+    assert shared.communication > predict(job(), layout, cluster()).communication
 
 
 @pytest.mark.parametrize(
