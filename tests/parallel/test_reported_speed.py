@@ -9,6 +9,9 @@ import yaml
 from lightning_gpt.callbacks.jsonl_logger import read_metrics
 
 STEPS = 8
+TRAINERS = Path(__file__).parents[2] / "configs" / "trainer"
+DATA_RANKS = {"ddp": 2, "fsdp": 2, "tp": 1}
+"""Of two processes, how many have batches of their own."""
 
 
 def settings(tmp_path, **trainer) -> str:
@@ -17,7 +20,7 @@ def settings(tmp_path, **trainer) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+@pytest.mark.parametrize("strategy", [one for one in DATA_RANKS if (TRAINERS / f"{one}.yaml").exists()])
 def test_rates_are_totals_and_the_share_is_measured(strategy, processes, recipe, tmp_path):
     # Widths at which a step is some milliseconds of computing, and gradients some of sending.
     share = {
@@ -26,8 +29,18 @@ def test_rates_are_totals_and_the_share_is_measured(strategy, processes, recipe,
     }
     here = {"accelerator": "cpu", "devices": 2, "precision": "32-true", "log_every_n_steps": 2}
     stacked = settings(tmp_path, **here, callbacks=[share])
-    trainer = Path(__file__).parents[2] / "configs" / "trainer" / f"{strategy}.yaml"
-    words = ["-c", recipe, "-c", trainer, "-c", stacked, "--run.dir", tmp_path / "runs", "--model.config.n_embd", 128]
+    words = [
+        "-c",
+        recipe,
+        "-c",
+        TRAINERS / f"{strategy}.yaml",
+        "-c",
+        stacked,
+        "--run.dir",
+        tmp_path / "runs",
+        "--model.config.n_embd",
+        128,
+    ]
     words = [str(word) for word in [*words, "--data.batch_size", 8, "--trainer.accumulate_grad_batches", 2]]
 
     def train(rank: int) -> float | None:
@@ -41,7 +54,7 @@ def test_rates_are_totals_and_the_share_is_measured(strategy, processes, recipe,
     run = tmp_path / "runs" / "tiny" / "version_0"
     rows = read_metrics(run / "metrics.jsonl")
     logged = [row for row in rows if "speed/tokens_per_second" in row]
-    per_step = 2 * 2 * 8 * 16  # ranks, micro-batches, windows, tokens
+    per_step = DATA_RANKS[strategy] * 2 * 8 * 16  # ranks, micro-batches, windows, tokens
     assert [row["progress/tokens"] for row in logged] == [per_step * step for step in (2, 4, 6, 8)]
     for row in logged:
         # Operations of both ranks over the peak of both devices.
@@ -50,7 +63,7 @@ def test_rates_are_totals_and_the_share_is_measured(strategy, processes, recipe,
     assert told["step"] == 5
     content = json.loads((run / "share.json").read_text())
     assert content["steps"] == 3 and content["communication_share"] == told["speed/communication_share"]
-    names = {"gloo:all_reduce"} if strategy == "ddp" else {"gloo:all_gather", "gloo:all_reduce"}
+    names = {"gloo:all_gather", "gloo:all_reduce"} if strategy == "fsdp" else {"gloo:all_reduce"}
     for rank in content["ranks"]:
         assert names <= rank["collectives"].keys()
         assert 0 < rank["exposed_seconds"] <= rank["collective_seconds"] < rank["step_seconds"]
