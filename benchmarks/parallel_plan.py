@@ -42,12 +42,12 @@ SIZES = [4 << (2 * k) for k in range(5, 13)]
 CASES: dict[str, tuple[dict, int, int]] = {
     "0.8 M, 12 x 64": ({"n_layer": 4, "n_head": 4, "n_embd": 128}, 12, 64),
     "10.7 M, 4 x 256": ({"n_layer": 6, "n_head": 6, "n_embd": 384}, 4, 256),
-    "10.7 M, 16 x 256": ({"n_layer": 6, "n_head": 6, "n_embd": 384}, 16, 256),
+    "10.7 M, 12 x 256": ({"n_layer": 6, "n_head": 6, "n_embd": 384}, 12, 256),
     "25.3 M, 2 x 256": ({"n_layer": 8, "n_head": 8, "n_embd": 512}, 2, 256),
 }
 """name -> (network, windows of a process, tokens of a window)."""
 STRATEGIES = {"DDP": "ddp", "FSDP": "fsdp"}
-WARMUP, STEPS = 3, 8
+WARMUP, STEPS, ROUNDS = 2, 4, 3
 
 
 def measure_link(repeats: int = 15) -> list[tuple[int, float, float]]:
@@ -166,25 +166,32 @@ def foretold(base: TrainingJob, spread: Layout, step_seconds: float, link: Link)
     return predict(base, spread, cluster(2, peak), spread=0.0)
 
 
-def measure(work: Path, name: str, link: Link) -> dict:
-    """All runs of one network, with the forecasts."""
+def measure(work: Path, name: str, link: Link, rounds: int) -> dict:
+    """All runs of one network, in turn and in rounds, with the forecasts."""
     base = job(work, name)
-    alone = min(run(work, name)[0]["seconds"])
-    pair = sum(min(one["seconds"]) for one in run(work, name, beside=2)) / 2
-    row: dict = {"name": name, "alone": alone, "pair": pair}
+    seconds: dict[str, list[float]] = {"alone": [], "pair": [], **{title: [] for title in STRATEGIES}}
+    most = dict.fromkeys(STRATEGIES, 0)
+    for _ in range(rounds):
+        seconds["alone"] += run(work, name)[0]["seconds"]
+        both = run(work, name, beside=2)
+        seconds["pair"].append(sum(min(one["seconds"]) for one in both) / 2)
+        for title, strategy in STRATEGIES.items():
+            (cost,) = run(work, name, strategy)
+            seconds[title] += cost["seconds"]
+            most[title] = max(most[title], cost["peak_bytes"])
+    alone, pair = min(seconds["alone"]), min(seconds["pair"])
+    row: dict = {"name": name, "alone": alone, "pair": pair, "seconds": seconds}
     for title, strategy in STRATEGIES.items():
-        (cost,) = run(work, name, strategy)
         spread = layout(name, strategy)
         step = foretold(base, spread, pair, link)
-        row[title] = {
-            "measured": min(cost["seconds"]),
+        row[title] = one = {
+            "measured": min(seconds[title]),
             "foretold": step.total,
             "from_alone": foretold(base, spread, alone, link).total,
             "communication": step.communication,
-            "measured_bytes": cost["peak_bytes"],
+            "measured_bytes": most[title],
             "foretold_bytes": memory_of(base, spread).total - ENDED - CURVE,
         }
-        one = row[title]
         print(
             f"{name}, {title}: {one['foretold']:.3f} s foretold, {one['measured']:.3f} s measured "
             f"({one['foretold'] / one['measured'] - 1:+.1%}); memory {one['foretold_bytes'] / 2**20:.0f} and "
@@ -236,10 +243,10 @@ def report(rows: list[dict], points: list[tuple[int, float, float]], link: Link,
                 sent,
             ),
             "## Steps",
-            "Seconds, the quickest of 8 steps after 3: what else runs on the machine only adds. *Alone*: one process "
-            "on the machine; *beside*: the same while another one, with which it shares nothing, keeps the other core "
-            "busy. The forecast starts from *beside* and the link, and takes no communication as hidden: the cores "
-            "that compute also copy. Efficiency is *beside* over the step of two.",
+            f"Seconds, the quickest of {STEPS} steps after {WARMUP} in rounds that take turns: what else runs on the "
+            "machine only adds. *Alone*: one process; *beside*: the same while another one, with which it shares "
+            "nothing, keeps the other core busy. The forecast starts from *beside* and the link, and takes no "
+            "communication as hidden: the cores that compute also copy. Efficiency is *beside* over the step of two.",
             markdown_table(
                 [
                     *("run", "alone", "beside", "sent", "foretold", "measured", "error", "error from alone"),
@@ -261,6 +268,7 @@ def main() -> None:
     """Measures the link and every network, or some."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="*", default=list(CASES), help="names of networks; default: all")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="of all runs of a network")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     load = [os.getloadavg()[0]]
@@ -273,7 +281,7 @@ def main() -> None:
         prepare("shakespeare", "char", out=str(work / "corpus"), quiet=True)
         for name in options.only:
             load.append(os.getloadavg()[0])
-            rows.append(measure(work, name, link))
+            rows.append(measure(work, name, link, options.rounds))
     content = {
         "machine": describe_machine(),
         "load": load,

@@ -4,6 +4,7 @@ import importlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -146,12 +147,18 @@ def environment(**more: object) -> dict[str, str]:
     return inherited | {key: str(value) for key, value in {**own, "PYTHONPATH": paths, **more}.items()}
 
 
-def launch(command: list, cwd: Path, **more: object) -> str:
-    """Runs a launcher to its end; what it printed."""
+def launch(command: list, cwd: Path, timeout: float = 300, **more: object) -> str:
+    """Runs a launcher to its end; what it printed. All that it has started is killed when it takes too long."""
     words = [str(word) for word in command]
-    done = subprocess.run(words, cwd=cwd, env=environment(**more), capture_output=True, text=True, timeout=150)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return done.stdout + done.stderr
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    process = subprocess.Popen(words, cwd=cwd, env=environment(**more), start_new_session=True, **pipes)
+    try:
+        said, _ = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise AssertionError(f"no end in {timeout} s:\n{process.communicate()[0][-3000:]}") from None
+    assert process.returncode == 0, said[-3000:]
+    return said
 
 
 def check_run(run: Path, steps: int) -> None:
@@ -219,6 +226,7 @@ def test_scripts_say_what_is_missing(script, more, message, tmp_path):
 def test_ray_starts_two_workers(recipe, tmp_path):
     words = [sys.executable, DEPLOY / "ray_train.py", "--workers", 2, "--restarts", 0, "--ckpt_path", "null"]
     more = {"RAY_DEDUP_LOGS": 0, "RAY_USAGE_STATS_ENABLED": 0, "RAY_TMPDIR": "/tmp/ray_train_test"}
+    more |= {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": 240}  # two workers import for a while on a busy machine
     fit = fit_words(recipe, "torchrun", 2)
     fit[-1] = tmp_path / "runs"  # a worker has a directory of its own
     launch([*words, "--storage", tmp_path / "ray", "--", *fit], tmp_path, **more)
