@@ -282,14 +282,15 @@ def main() -> None:
         for name in options.only:
             load.append(os.getloadavg()[0])
             rows.append(measure(work, name, link, options.rounds))
-    content = {
-        "machine": describe_machine(),
-        "load": load,
-        "link": {"latency": link.latency, "bandwidth": link.bandwidth, "points": points},
-        "runs": rows,
-    }
-    write_json(options.out / "results.json", content)
-    write_text(options.out / "report.md", report(rows, points, link, load) + "\n")
+            content = {
+                "machine": describe_machine(),
+                "load": load,
+                "rounds": options.rounds,
+                "link": {"latency": link.latency, "bandwidth": link.bandwidth, "points": points},
+                "runs": rows,
+            }
+            write_json(options.out / "results.json", content)
+            write_text(options.out / "report.md", report(rows, points, link, load) + "\n")
     print(f"\n{(options.out / 'report.md').read_text()}\nwritten: {options.out}")
 
 
