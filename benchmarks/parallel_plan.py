@@ -142,7 +142,7 @@ def job(work: Path, name: str) -> TrainingJob:
     network, rows, tokens = CASES[name]
     vocabulary = CorpusMeta.load(str(work / "corpus")).tokenizer.vocab_size
     config = GPTConfig(vocab_size=vocabulary, block_size=tokens, **network)
-    return TrainingJob(config, rows, tokens, val_batch_size=0)
+    return TrainingJob(config, rows, tokens, val_batch_size=0, bucket_view=True)
 
 
 def layout(name: str, strategy: str) -> Layout:
