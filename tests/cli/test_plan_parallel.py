@@ -56,6 +56,31 @@ def test_what_is_recommended_is_what_fit_takes(recipe, clean_process, capsys, tm
     assert settings.model.init_args.optimizer.class_path == "lightning_gpt.optim.AdamW"
 
 
+def test_every_strategy_is_something_that_fit_takes(recipe, clean_process):
+    from lightning_gpt.cli.memory_settings import training_job
+    from lightning_gpt.cli.settings_check import parsed_arguments
+    from lightning_gpt.planning.accelerators import parse_machine
+    from lightning_gpt.planning.parallel_layout import make_cluster
+    from lightning_gpt.planning.parallel_plan import propose
+    from lightning_gpt.planning.parallel_settings import command
+
+    base = training_job(parsed_arguments(["-c", str(recipe)]), 1, "single", "cpu")
+    seen = set()
+    for devices, per_node in ((4, 2), (2, 2)):
+        cluster = make_cluster(parse_machine(f"{devices}xcpu", peak_flops=1e11), None, per_node)
+        for one in propose(base, cluster, 8, budget=8e9):
+            words = command(one, base, cluster, False).replace("\\\n", " ").split()[2:]
+            words[1], words[3] = str(recipe), str(ROOT / words[3])
+            settings = parsed_arguments(words).trainer
+            options = settings.strategy.init_args if hasattr(settings.strategy, "init_args") else {}
+            found = (options.get("shard_size"), options.get("tensor_parallel"))
+            expected = {"hsdp": (2, 1), "fsdp": (None, 1), "fsdp_tp": (None, 2)}.get(one.layout.strategy)
+            assert expected in (None, found)
+            assert int(settings.num_nodes) * int(settings.devices) == devices
+            seen.add(one.layout.strategy)
+    assert seen == {"ddp", "fsdp", "hsdp", "tp", "fsdp_tp"}
+
+
 def test_files_give_network_and_batch(recipe, clean_process, capsys, tmp_path):
     stacked = tmp_path / "batch.yaml"
     stacked.write_text(

@@ -176,7 +176,7 @@ def fit_words(recipe: Path, trainer: str, steps: int) -> list:
 
 def test_torchrun_starts_two_processes(recipe, tmp_path):
     script = DEPLOY / "torchrun.sh"
-    launch([script, *fit_words(recipe, "torchrun", 2)], tmp_path, PER_NODE=2, CKPT_PATH="null", MAX_RESTARTS=0)
+    launch([script, *fit_words(recipe, "torchrun", 2)], tmp_path, PER_NODE=2, MAX_RESTARTS=0)
     check_run(tmp_path / "runs" / "tiny" / "version_0", 2)
 
 
@@ -194,16 +194,16 @@ def slurm_job(tmp_path) -> dict[str, object]:
 
 def test_slurm_starts_two_tasks(recipe, slurm_job, tmp_path):
     words = ["bash", DEPLOY / "slurm.sbatch", *fit_words(recipe, "slurm", 2)]
-    said = launch(words, tmp_path, **slurm_job, CKPT_PATH="null")
+    said = launch(words, tmp_path, **slurm_job)
     assert "job 4711 on 1 x 2, start 1" in said and "job 4711 ended with status 0" in said
     check_run(tmp_path / "runs" / "tiny" / "version_0", 2)
 
 
 @pytest.mark.slow
 def test_a_requeued_job_goes_on(recipe, slurm_job, tmp_path):
-    for number, (start, steps) in enumerate((("null", 2), ("last", 3))):
+    for number, steps in enumerate((2, 3)):
         words = ["bash", DEPLOY / "slurm.sbatch", *fit_words(recipe, "slurm", steps)]
-        launch(words, tmp_path, **slurm_job, CKPT_PATH=start, SLURM_RESTART_COUNT=number)
+        launch(words, tmp_path, **slurm_job, SLURM_RESTART_COUNT=number)
     check_run(tmp_path / "runs" / "tiny" / "version_0", 3)
 
 
@@ -224,7 +224,7 @@ def test_scripts_say_what_is_missing(script, more, message, tmp_path):
 
 @pytest.mark.slow
 def test_ray_starts_two_workers(recipe, tmp_path):
-    words = [sys.executable, DEPLOY / "ray_train.py", "--workers", 2, "--restarts", 0, "--ckpt_path", "null"]
+    words = [sys.executable, DEPLOY / "ray_train.py", "--workers", 2, "--restarts", 0]
     more = {"RAY_DEDUP_LOGS": 0, "RAY_USAGE_STATS_ENABLED": 0, "RAY_TMPDIR": "/tmp/ray_train_test"}
     more |= {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": 240}  # two workers import for a while on a busy machine
     fit = fit_words(recipe, "torchrun", 2)
