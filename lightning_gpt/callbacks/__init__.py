@@ -6,6 +6,7 @@ from lightning_gpt.callbacks.calibration_plot import CalibrationPlot
 from lightning_gpt.callbacks.checkpoint_io import AtomicCheckpointIO
 from lightning_gpt.callbacks.checkpoints import BestCheckpoint, LastCheckpoint, RandomState
 from lightning_gpt.callbacks.collective_volume import CollectiveVolume
+from lightning_gpt.callbacks.communication_share import CommunicationShare
 from lightning_gpt.callbacks.diagnosis import Diagnosis
 from lightning_gpt.callbacks.expert_metrics import ExpertMetrics
 from lightning_gpt.callbacks.final_validation import FinalValidation
@@ -26,6 +27,7 @@ __all__ = [
     "Board",
     "CalibrationPlot",
     "CollectiveVolume",
+    "CommunicationShare",
     "Diagnosis",
     "ExpertMetrics",
     "FinalValidation",

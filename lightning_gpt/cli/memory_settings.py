@@ -110,8 +110,9 @@ def _strategy(strategy: Any, devices: int) -> tuple[str, bool]:
         name, options = strategy.class_path.rpartition(".")[2], strategy.get("init_args") or {}
     if name in ("auto", "SingleDeviceStrategy"):
         return ("ddp" if devices > 1 else "single"), False
-    if name.startswith("ddp") or name == "DDPStrategy":
-        return ("ddp" if devices > 1 else "single"), bool(options.get("gradient_as_bucket_view"))
+    if name.startswith("ddp") or name in ("DDPStrategy", "DataParallel"):
+        view = options.get("gradient_as_bucket_view", name == "DataParallel")  # whose default it is
+        return ("ddp" if devices > 1 else "single"), bool(view)
     if name in ("fsdp", "FullySharded", "FSDPStrategy", "ModelParallelStrategy"):
         return "fsdp", False
     raise ValueError(f"trainer.strategy={name} is unknown to the memory planner: give --strategy ddp or fsdp")

@@ -6,6 +6,7 @@ import torch
 
 from lightning_gpt.cli.plan_fit import plan_fit
 from lightning_gpt.cli.plan_memory import plan_memory_command
+from lightning_gpt.cli.plan_parallel import plan_parallel
 from lightning_gpt.cli.plan_scaling import plan_scaling
 from lightning_gpt.cli.plan_time import plan_time
 from lightning_gpt.nn import GPTConfig, flops
@@ -100,5 +101,6 @@ PLANS = {
     "fit": plan_fit,
     "time": plan_time,
     "memory": plan_memory_command,
+    "parallel": plan_parallel,
 }
 """Subcommand -> function, in the form that jsonargparse takes."""

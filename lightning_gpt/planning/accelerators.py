@@ -26,29 +26,33 @@ class Accelerator:
     """Of the board at its limit, without host, network and cooling; 0 = not published."""
     price: float
     """US dollars for one device and hour, see PRICES_OF; 0 = unknown."""
+    bandwidth: float = 0
+    """Bytes a second of its own memory, as makers state it; 0 = unknown."""
+    link: str = ""
+    """The quickest that joins several in a node (planning/interconnect.py); empty = not planned for here."""
 
 
 G = 1e9
 _ALL = (
-    Accelerator("a100-40gb", "NVIDIA A100 SXM 40 GB", 312e12, 40 * G, 400, 1.10),
-    Accelerator("a100-80gb", "NVIDIA A100 SXM 80 GB", 312e12, 80 * G, 400, 1.30),
-    Accelerator("h100-pcie", "NVIDIA H100 PCIe", 756e12, 80 * G, 350, 2.40),
-    Accelerator("h100", "NVIDIA H100 SXM", 989e12, 80 * G, 700, 3.00),
-    Accelerator("h200", "NVIDIA H200 SXM", 989e12, 141 * G, 700, 4.00),
-    Accelerator("b200", "NVIDIA B200", 2250e12, 180 * G, 1000, 5.50),
-    Accelerator("l4", "NVIDIA L4", 121e12, 24 * G, 72, 0.60),
-    Accelerator("l40s", "NVIDIA L40S", 362e12, 48 * G, 350, 1.00),
-    Accelerator("a10", "NVIDIA A10", 125e12, 24 * G, 150, 0.75),
-    Accelerator("rtx-3090", "NVIDIA RTX 3090", 71e12, 24 * G, 350, 0.25),
-    Accelerator("rtx-4090", "NVIDIA RTX 4090", 165e12, 24 * G, 450, 0.45),
-    Accelerator("t4", "NVIDIA T4 (float16)", 65e12, 16 * G, 70, 0.35),
-    Accelerator("v100", "NVIDIA V100 SXM 32 GB (float16)", 125e12, 32 * G, 300, 0.55),
-    Accelerator("mi300x", "AMD MI300X", 1307e12, 192 * G, 750, 2.50),
-    Accelerator("tpu-v4", "Google TPU v4", 275e12, 32 * G, 192, 3.22),
-    Accelerator("tpu-v5e", "Google TPU v5e", 197e12, 16 * G, 0, 1.20),
-    Accelerator("tpu-v5p", "Google TPU v5p", 459e12, 95 * G, 0, 4.20),
-    Accelerator("tpu-v6e", "Google TPU v6e", 918e12, 32 * G, 0, 2.70),
-    Accelerator("cpu", "processor", 0, 0, 0, 0),
+    Accelerator("a100-40gb", "NVIDIA A100 SXM 40 GB", 312e12, 40 * G, 400, 1.10, 1555 * G, "nvlink3"),
+    Accelerator("a100-80gb", "NVIDIA A100 SXM 80 GB", 312e12, 80 * G, 400, 1.30, 2039 * G, "nvlink3"),
+    Accelerator("h100-pcie", "NVIDIA H100 PCIe", 756e12, 80 * G, 350, 2.40, 2000 * G, "pcie5"),
+    Accelerator("h100", "NVIDIA H100 SXM", 989e12, 80 * G, 700, 3.00, 3350 * G, "nvlink4"),
+    Accelerator("h200", "NVIDIA H200 SXM", 989e12, 141 * G, 700, 4.00, 4800 * G, "nvlink4"),
+    Accelerator("b200", "NVIDIA B200", 2250e12, 180 * G, 1000, 5.50, 8000 * G, "nvlink5"),
+    Accelerator("l4", "NVIDIA L4", 121e12, 24 * G, 72, 0.60, 300 * G, "pcie4"),
+    Accelerator("l40s", "NVIDIA L40S", 362e12, 48 * G, 350, 1.00, 864 * G, "pcie4"),
+    Accelerator("a10", "NVIDIA A10", 125e12, 24 * G, 150, 0.75, 600 * G, "pcie4"),
+    Accelerator("rtx-3090", "NVIDIA RTX 3090", 71e12, 24 * G, 350, 0.25, 936 * G, "pcie4"),
+    Accelerator("rtx-4090", "NVIDIA RTX 4090", 165e12, 24 * G, 450, 0.45, 1008 * G, "pcie4"),
+    Accelerator("t4", "NVIDIA T4 (float16)", 65e12, 16 * G, 70, 0.35, 320 * G, "pcie3"),
+    Accelerator("v100", "NVIDIA V100 SXM 32 GB (float16)", 125e12, 32 * G, 300, 0.55, 900 * G, "nvlink2"),
+    Accelerator("mi300x", "AMD MI300X", 1307e12, 192 * G, 750, 2.50, 5300 * G, "infinity-fabric"),
+    Accelerator("tpu-v4", "Google TPU v4", 275e12, 32 * G, 192, 3.22, 1228 * G),
+    Accelerator("tpu-v5e", "Google TPU v5e", 197e12, 16 * G, 0, 1.20, 819 * G),
+    Accelerator("tpu-v5p", "Google TPU v5p", 459e12, 95 * G, 0, 4.20, 2765 * G),
+    Accelerator("tpu-v6e", "Google TPU v6e", 918e12, 32 * G, 0, 2.70, 1640 * G),
+    Accelerator("cpu", "processor", 0, 0, 0, 0, 10 * G, "loopback"),
 )
 ACCELERATORS = {one.name: one for one in _ALL}
 """Name -> device. To add one, add a line."""

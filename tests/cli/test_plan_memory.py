@@ -70,6 +70,7 @@ def test_settings_are_those_of_fit(recipe, stacked, clean_process):
         ("ddp_find_unused_parameters_true", "ddp", False),
         ({"class_path": "DDPStrategy", "init_args": {"gradient_as_bucket_view": True}}, "ddp", True),
         ({"class_path": "lightning_gpt.parallel.FullySharded"}, "fsdp", False),
+        ({"class_path": "lightning_gpt.parallel.data_parallel.DataParallel"}, "ddp", True),
         ("auto", "ddp", False),
     ],
 )
