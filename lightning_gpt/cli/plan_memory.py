@@ -35,7 +35,7 @@ def plan_memory_command(
     """
     from lightning_gpt.cli.memory_settings import training_job
     from lightning_gpt.cli.settings_check import parsed_arguments
-    from lightning_gpt.planning.memory_budget import parse_memory
+    from lightning_gpt.parallel.memory_size import parse_memory
     from lightning_gpt.planning.memory_levers import levers
     from lightning_gpt.planning.memory_overhead import largest_batch, plan_memory
 

@@ -14,6 +14,9 @@ from lightning_gpt.optim.newton_schulz import STEPS, Precision
 class OptimizerSpec(ABC):
     """Which optimizer, with which settings; `lightning_gpt.optim.AdamW` and its siblings are the choices."""
 
+    in_backward = False
+    """Whether parameters are updated in the backward pass, each when its gradient is complete (in_backward.py)."""
+
     @abstractmethod
     def build(self, module: nn.Module) -> torch.optim.Optimizer:
         """The optimizer over the trainable parameters of `module`, each in exactly one group."""
@@ -31,6 +34,8 @@ class AdamW(OptimizerSpec):
         weight_decay: decoupled decay of matrices; biases and gains never decay.
         decay_embeddings: whether embeddings decay too (GPT-2, GPT-3, nanoGPT: yes).
         fused: one kernel for all parameters of a group instead of one operation after the other.
+        in_backward: update each parameter in the backward pass and free its gradient: all gradients are never in memory
+            together. Not with accumulation, clipping, 16-mixed or DDP.
     """
 
     def __init__(
@@ -41,6 +46,7 @@ class AdamW(OptimizerSpec):
         weight_decay: float = 0.1,
         decay_embeddings: bool = True,
         fused: bool = True,
+        in_backward: bool = False,
     ) -> None:
         _check_positive(lr=lr, eps=eps)
         _check_not_negative(weight_decay=weight_decay)
@@ -51,6 +57,7 @@ class AdamW(OptimizerSpec):
         self.weight_decay = weight_decay
         self.decay_embeddings = decay_embeddings
         self.fused = fused
+        self.in_backward = in_backward
 
     def build(self, module: nn.Module) -> torch.optim.AdamW:
         """`torch.optim.AdamW` with the groups "decay" and "no_decay"."""
@@ -70,6 +77,8 @@ class AdamW8bit(OptimizerSpec):
         weight_decay: decoupled decay of matrices; biases and gains never decay.
         decay_embeddings: whether embeddings decay too.
         min_8bit_size: parameters with fewer elements keep 32 bits, where 8 would save nothing.
+        in_backward: update each parameter in the backward pass and free its gradient: all gradients are never in memory
+            together. Not with accumulation, clipping, 16-mixed or DDP.
     """
 
     def __init__(
@@ -80,6 +89,7 @@ class AdamW8bit(OptimizerSpec):
         weight_decay: float = 0.1,
         decay_embeddings: bool = True,
         min_8bit_size: int = 4096,
+        in_backward: bool = False,
     ) -> None:
         _check_positive(lr=lr, eps=eps)
         _check_not_negative(weight_decay=weight_decay, min_8bit_size=min_8bit_size)
@@ -90,6 +100,7 @@ class AdamW8bit(OptimizerSpec):
         self.weight_decay = weight_decay
         self.decay_embeddings = decay_embeddings
         self.min_8bit_size = min_8bit_size
+        self.in_backward = in_backward
 
     def build(self, module: nn.Module) -> torch.optim.Optimizer:
         """bitsandbytes' AdamW8bit with the groups "embeddings" (32 bits), "decay" and "no_decay".
@@ -215,6 +226,8 @@ class SGD(OptimizerSpec):
         nesterov: look ahead along the momentum; needs a momentum.
         weight_decay: decay of matrices (added to the gradient); biases and gains never decay.
         decay_embeddings: whether embeddings decay too.
+        in_backward: update each parameter in the backward pass and free its gradient: all gradients are never in memory
+            together. Not with accumulation, clipping, 16-mixed or DDP.
     """
 
     def __init__(
@@ -224,6 +237,7 @@ class SGD(OptimizerSpec):
         nesterov: bool = False,
         weight_decay: float = 0.0,
         decay_embeddings: bool = True,
+        in_backward: bool = False,
     ) -> None:
         _check_positive(lr=lr)
         _check_not_negative(weight_decay=weight_decay)
@@ -235,6 +249,7 @@ class SGD(OptimizerSpec):
         self.nesterov = nesterov
         self.weight_decay = weight_decay
         self.decay_embeddings = decay_embeddings
+        self.in_backward = in_backward
 
     def build(self, module: nn.Module) -> torch.optim.SGD:
         """`torch.optim.SGD` with the groups "decay" and "no_decay"."""

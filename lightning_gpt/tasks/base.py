@@ -8,14 +8,16 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lightning_gpt.optim import OptimizerSpec, ScheduleSpec
+from lightning_gpt.optim import InBackward, OptimizerSpec, ScheduleSpec
+from lightning_gpt.tasks.steps_in_backward import stepping_in_backward
 
 CHECKPOINT_KEY = "lightning_gpt"
 """Where a checkpoint keeps what is needed to use it without its YAML: model, tokenizer, counters."""
 
 
 class NonFiniteError(RuntimeError):
-    """The loss or the gradient became NaN or infinite; the weights were not touched by it."""
+    """The loss or the gradient became NaN or infinite; the weights were not touched by it, unless the optimizer steps
+    in the backward pass."""
 
 
 class Task(LightningModule):
@@ -32,6 +34,8 @@ class Task(LightningModule):
 
     counts = "tokens"
     """What tokens_seen counts, in the names of metrics: progress/<counts>, speed/<counts>_per_second."""
+    one_backward = True
+    """Whether an optimizer step without accumulation is one backward pass, which Lightning calls."""
     models_language = True
     """Whether the loss is a cross-entropy of tokens, which Diagnosis can judge."""
 
@@ -45,6 +49,7 @@ class Task(LightningModule):
         self.gradient_norm: Tensor | None = None
         self.learning_rate = 0.0
         self._step_tokens: Tensor | int = 0
+        self._divisor: Tensor | int = 1
         self._window_sums: dict[str, Tensor] = {}
         self._fresh_groups: list[dict[str, Any]] = []
 
@@ -58,6 +63,9 @@ class Task(LightningModule):
         if total < 1:
             raise ValueError(f"trainer.max_steps={total}: the schedule needs its length, set trainer.max_steps")
         optimizer = self.build_optimizer()
+        if self.optimizer_spec.in_backward:
+            compiled = getattr(self, "compile_loss", False)
+            optimizer = stepping_in_backward(optimizer, self.trainer, self.one_backward, compiled)
         scheduler = self.schedule_spec.build(optimizer, total)
         self._fresh_groups = [
             {key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups
@@ -104,7 +112,13 @@ class Task(LightningModule):
         self.window_loss = self.window_loss + loss
         self.window_tokens = self.window_tokens + count
         self._step_tokens = self._step_tokens + count
-        return loss_sum / self.nominal_tokens
+        self._divisor = self.nominal_tokens
+        if self.optimizer_spec.in_backward:  # no gradient waits to be rescaled: the mean is exact at once
+            counted = torch.as_tensor(count, dtype=torch.float32, device=self.device)
+            if self.trainer.world_size > 1:
+                torch.distributed.all_reduce(counted)
+            self._divisor = counted.clamp(min=1) / self.trainer.world_size
+        return loss_sum / self._divisor
 
     def book(self, name: str, total: Tensor | float, count: Tensor | float = 1.0) -> None:
         """Adds to a metric that is logged, beside the loss, as its mean since the last log over all ranks.
@@ -153,12 +167,17 @@ class Task(LightningModule):
         Called by Lightning also without a clip value. torch's own function is used because Lightning 2.6 refuses to
         clip for fused optimizers under bf16-mixed.
         """
+        self.learning_rate = optimizer.param_groups[0]["lr"]  # of this step: the schedule moves on before the log
+        if isinstance(optimizer, InBackward):
+            self._step_tokens = 0
+            self.gradient_norm = optimizer.take_norm()
+            self._check_norm()
+            return
         # From the optimizer's lists: to walk the modules takes 0.2 ms of every step.
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         if getattr(self.trainer.datamodule, "masks_targets", True):
             self._rescale(parameters)
         self._step_tokens = 0
-        self.learning_rate = optimizer.param_groups[0]["lr"]  # of this step: the schedule moves on before the log
         limit = gradient_clip_val or float("inf")
         if gradient_clip_algorithm == "value":
             self.gradient_norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
@@ -169,6 +188,10 @@ class Task(LightningModule):
             self.gradient_norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
         if hasattr(self.gradient_norm, "full_tensor"):  # sharded gradients have a sharded norm
             self.gradient_norm = self.gradient_norm.full_tensor()
+        self._check_norm()
+
+    def _check_norm(self) -> None:
+        """On CPU, where looking costs nothing."""
         if self.gradient_norm.device.type == "cpu" and not math.isfinite(self.gradient_norm.item()):
             raise NonFiniteError(
                 f"the gradient norm is {self.gradient_norm.item()} in optimizer step {self.trainer.global_step + 1}"

@@ -11,7 +11,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from lightning_gpt.nn import GPT, GPTConfig
 from lightning_gpt.optim import SGD, AdamW8bit
-from lightning_gpt.planning.memory_budget import parse_memory
+from lightning_gpt.parallel.memory_size import parse_memory
 from lightning_gpt.planning.memory_figure import draw_memory
 from lightning_gpt.planning.memory_job import TrainingJob
 from lightning_gpt.planning.memory_levers import levers
