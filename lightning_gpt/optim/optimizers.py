@@ -140,6 +140,8 @@ class MuonAdamW(OptimizerSpec):
         adam_betas: AdamW's decay rates.
         adam_eps: AdamW's epsilon.
         adam_weight_decay: AdamW's decay of embeddings, head and other matrices; biases and gains never decay.
+        in_backward: as AdamW's; matrices are then orthogonalised one by one, not those of one shape together, which
+            takes less memory and more time. One device only.
     """
 
     def __init__(
@@ -158,6 +160,7 @@ class MuonAdamW(OptimizerSpec):
         adam_betas: tuple[float, float] = (0.9, 0.95),
         adam_eps: float = 1e-8,
         adam_weight_decay: float = 0.0,
+        in_backward: bool = False,
     ) -> None:
         embedding_lr = adam_lr if embedding_lr is None else embedding_lr
         head_lr = adam_lr if head_lr is None else head_lr
@@ -182,6 +185,7 @@ class MuonAdamW(OptimizerSpec):
         self.adam_betas = tuple(adam_betas)
         self.adam_eps = adam_eps
         self.adam_weight_decay = adam_weight_decay
+        self.in_backward = in_backward
 
     def build(self, module: nn.Module) -> Muon:
         """`Muon` with a group for each kind of parameter (see groups.py) that the network has.

@@ -5,7 +5,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch.optim import Optimizer
 
-from lightning_gpt.optim import InBackward
+from lightning_gpt.optim import InBackward, Muon
 
 SETTING = "model.optimizer.in_backward=true"
 
@@ -42,6 +42,11 @@ def stepping_in_backward(optimizer: Optimizer, trainer: Trainer, one_backward: b
         raise ValueError(
             f"{SETTING} with DDP: gradients are averaged after the update; use one device or "
             "trainer.strategy=lightning_gpt.parallel.sharding.FullySharded"
+        )
+    if isinstance(optimizer, Muon) and trainer.world_size > 1:
+        raise ValueError(
+            f"{SETTING} with MuonAdamW on {trainer.world_size} devices: each matrix would be gathered in the backward "
+            "pass; use lightning_gpt.optim.AdamW, or set in_backward to false"
         )
     if not one_backward:
         raise ValueError(f"{SETTING}: this task's step is more than one backward pass; set in_backward to false")
