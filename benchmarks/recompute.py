@@ -41,7 +41,7 @@ class Kept(saved_tensors_hooks):
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in self.own:
             self.storages[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        return tensor.detach()  # itself, a graph would hold its own results for ever
 
 
 def measured(options: argparse.Namespace, setting: int | float | str, in_backward: bool) -> dict:

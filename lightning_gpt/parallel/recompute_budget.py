@@ -143,16 +143,15 @@ def _tensors(value: Any) -> list[Tensor]:
 
 def _kept_bytes(run: Callable[..., Any], own: set[int], forward: Callable[..., Any], *args: Any) -> int:
     """Of all storages that a forward pass keeps for the backward pass."""
-    storages, held = {}, []
+    storages = {}
 
-    def pack(tensor: Tensor) -> Tensor:
+    def pack(tensor: Tensor) -> None:
+        # Nothing is given back: there is no backward pass, and a graph that held its own results would live for ever.
         address = _address(tensor)
         if address not in own:
-            storages[address] = getattr(tensor, "_local_tensor", tensor).untyped_storage().nbytes()
-            held.append(tensor)  # or another storage could take its address
-        return tensor
+            storages[address] = getattr(tensor, "_local_tensor", tensor).untyped_storage()  # keeps its address, too
 
-    with saved_tensors_hooks(pack, lambda tensor: tensor):
+    with saved_tensors_hooks(pack, lambda nothing: nothing):
         result = run(forward, *args)
     del result
-    return sum(storages.values())
+    return sum(storage.nbytes() for storage in storages.values())
