@@ -90,6 +90,9 @@ CASES: dict[str, dict] = {
     "half kept": case({**SMALL, "n_layer": 9, "n_embd": 320, "n_head": 5}, "32x256", "32-true", checkpointing=0.5),
     "a third kept, LLaMA": case({**LLAMA, "n_layer": 6}, "12x512", "bf16-mixed", checkpointing=0.33),
     "step in the backward pass": case(GPT2, "2x256V", "bf16-mixed", in_backward=True),
+    "16 layers, recomputed": case(
+        {"n_layer": 16, "n_head": 8, "n_embd": 512, "bias": False}, "8x256", "32-true", checkpointing=1
+    ),
     "recomputed, step in the backward pass": case(
         {"n_layer": 16, "n_head": 8, "n_embd": 512, "bias": False},
         "8x256",
