@@ -26,7 +26,7 @@ LLAMA = {"n_layer": 8, "n_head": 8, "n_embd": 512, "n_kv_head": 2, **PARTS}
 
 def case(network: dict, shape: str, precision: str, optimizer: str = "AdamW", held_out: bool = True, **more) -> dict:
     """One run. `shape` is BxT of characters, or with "V" behind it of a vocabulary of 50,304; `more`: checkpointing,
-    accumulate, val_batch_size, steps."""
+    in_backward, accumulate, val_batch_size, steps."""
     return {"network": network, "shape": shape, "precision": precision, "optimizer": optimizer, **more} | {
         "held_out": held_out
     }
@@ -84,6 +84,22 @@ CASES: dict[str, dict] = {
         "bf16-mixed",
         "MuonAdamW",
     ),
+    "products kept": case({**SMALL, "n_layer": 7}, "40x256", "32-true", checkpointing="selective"),
+    "products kept, LLaMA": case(LLAMA, "16x512", "bf16-mixed", checkpointing="selective"),
+    "attention recomputed": case({**SMALL, "n_layer": 5}, "32x256", "32-true", checkpointing="attention"),
+    "half kept": case({**SMALL, "n_layer": 9, "n_embd": 320, "n_head": 5}, "32x256", "32-true", checkpointing=0.5),
+    "a third kept, LLaMA": case({**LLAMA, "n_layer": 6}, "12x512", "bf16-mixed", checkpointing=0.33),
+    "step in the backward pass": case(GPT2, "2x256V", "bf16-mixed", in_backward=True),
+    "16 layers, recomputed": case(
+        {"n_layer": 16, "n_head": 8, "n_embd": 512, "bias": False}, "8x256", "32-true", checkpointing=1
+    ),
+    "recomputed, step in the backward pass": case(
+        {"n_layer": 16, "n_head": 8, "n_embd": 512, "bias": False},
+        "8x256",
+        "32-true",
+        checkpointing=1,
+        in_backward=True,
+    ),
 }
 
 
@@ -94,7 +110,10 @@ def settings(one: dict, corpora: dict[bool, Path], runs: Path) -> dict:
     data |= {key: one[key] for key in ("val_batch_size",) if key in one}
     arguments = {
         "config": one["network"],
-        "optimizer": {"class_path": f"lightning_gpt.optim.{one['optimizer']}"},
+        "optimizer": {
+            "class_path": f"lightning_gpt.optim.{one['optimizer']}",
+            "init_args": {"in_backward": True} if one.get("in_backward") else {},
+        },
         "schedule": {"class_path": "lightning_gpt.optim.Constant"},
         "activation_checkpointing": one.get("checkpointing", 0),
     }
@@ -110,6 +129,7 @@ def settings(one: dict, corpora: dict[bool, Path], runs: Path) -> dict:
             "max_steps": one.get("steps", 4),
             "limit_val_batches": 2,
             "accumulate_grad_batches": one.get("accumulate", 1),
+            "gradient_clip_val": None if one.get("in_backward") else 1.0,
         },
     }
 

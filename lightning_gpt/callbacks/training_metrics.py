@@ -6,6 +6,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lightning_gpt.callbacks.peak_flops import peak_flops
+from lightning_gpt.callbacks.run_record import peak_memory_bytes
 
 
 class TrainingMetrics(Callback):
@@ -15,6 +16,7 @@ class TrainingMetrics(Callback):
     - what the task has booked under names of its own (Task.book);
     - optim/lr (of the first parameter group), optim/gradient_norm (before clipping);
     - progress/tokens: tokens trained on so far (pairs of CLIP: progress/pairs, speed/pairs_per_second);
+    - memory/peak_gib: the most that a process has held so far, of the GPU's memory or resident; of the rank with most;
     - speed/tokens_per_second, speed/tflops, speed/mfu: all devices; validation, sampling and saving are not counted,
       what a validation took is speed/validation_seconds, at its end.
       MFU as PaLM (Chowdhery et al., 2022, appendix B): analytic FLOPs over peak (callbacks/peak_flops.py).
@@ -76,6 +78,7 @@ class TrainingMetrics(Callback):
             self.latest["train/perplexity"] = float(torch.tensor(loss, dtype=torch.float64).exp())
         if self._peak:
             self.latest["speed/mfu"] = flops / (self._peak * trainer.world_size)
+        self.latest["memory/peak_gib"] = _fullest_rank(trainer, pl_module) / 2**30
         self.latest |= pl_module.window_metrics()
         pl_module.check_finite(loss)
         for logger in trainer.loggers:
@@ -107,3 +110,11 @@ class TrainingMetrics(Callback):
         """Whatever came between, training goes on here."""
         if self._paused_at is not None:
             self.resume()
+
+
+def _fullest_rank(trainer: Trainer, pl_module: LightningModule) -> float:
+    """Bytes of the rank whose peak is the highest."""
+    most = torch.tensor(float(peak_memory_bytes() or 0), dtype=torch.float64, device=pl_module.device)
+    if trainer.world_size > 1:
+        torch.distributed.all_reduce(most, torch.distributed.ReduceOp.MAX)
+    return float(most)

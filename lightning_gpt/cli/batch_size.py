@@ -62,7 +62,8 @@ def batch_size_command(
     )
     from lightning_gpt.experiments.machine import hardware, versions
     from lightning_gpt.experiments.tables import markdown
-    from lightning_gpt.planning.memory_budget import free_memory, parse_memory
+    from lightning_gpt.parallel.memory_size import parse_memory
+    from lightning_gpt.planning.memory_budget import free_memory
 
     if noise and not noise >= NOISE_STEPS:
         raise ValueError(f"noise={noise} must be 0 or at least {NOISE_STEPS} optimizer steps")

@@ -113,6 +113,10 @@ def _strategy(strategy: Any, devices: int) -> tuple[str, bool]:
     if name.startswith("ddp") or name in ("DDPStrategy", "DataParallel"):
         view = options.get("gradient_as_bucket_view", name == "DataParallel")  # whose default it is
         return ("ddp" if devices > 1 else "single"), bool(view)
+    if name == "TensorParallel" or options.get("tensor_parallel", 1) != 1:
+        raise ValueError(
+            f"trainer.strategy={name} cuts layers: `lightning-gpt plan parallel -c ...` counts their parts"
+        )
     if name in ("fsdp", "FullySharded", "FSDPStrategy", "ModelParallelStrategy"):
         return "fsdp", False
     raise ValueError(f"trainer.strategy={name} is unknown to the memory planner: give --strategy ddp or fsdp")

@@ -1,5 +1,6 @@
 """`lightning-gpt plan memory`: what a training run will hold, when it holds most, and what would make it smaller."""
 
+from collections import Counter
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def plan_memory_command(
     """
     from lightning_gpt.cli.memory_settings import training_job
     from lightning_gpt.cli.settings_check import parsed_arguments
-    from lightning_gpt.planning.memory_budget import parse_memory
+    from lightning_gpt.parallel.memory_size import parse_memory
     from lightning_gpt.planning.memory_levers import levers
     from lightning_gpt.planning.memory_overhead import largest_batch, plan_memory
 
@@ -90,18 +91,31 @@ def _table(rows: list[tuple[str, ...]]) -> str:
     return "\n".join(f"  {line}" for line in lines)
 
 
+RECOMPUTED = {
+    "full": "recomputed",
+    "selective": "recomputed but for products",
+    "attention": "with attention recomputed",
+    "feed_forward": "with the feed-forward recomputed",
+    "offload": "kept by the host",
+    "full_offload": "recomputed from inputs that the host keeps",
+}
+
+
 def _components(plan: "MemoryPlan", compiled: bool) -> str:
     from lightning_gpt.cli.plan import binary, count
     from lightning_gpt.nn.flops import parameters
     from lightning_gpt.planning.memory_activations import path_name
     from lightning_gpt.planning.memory_head import chunked
+    from lightning_gpt.planning.memory_recompute import block_modes
 
     job = plan.job
     config = job.config
     where = f"{job.devices} x {job.device}, {job.strategy}" if job.devices > 1 else job.device
     paths = sorted({path_name(job, window, job.batch_size, job.block_size) for window in config.windows})
     head = "chunk by chunk" if chunked(job, job.tokens) else "at once"
-    again = f", every {job.checkpoint_every}. block recomputed" if job.checkpoint_every else ""
+    modes = Counter(block_modes(job))
+    again = "".join(f", {count} blocks {RECOMPUTED[mode]}" for mode, count in modes.items() if mode != "none")
+    again += ", optimizer in the backward pass" if job.steps_in_backward else ""
     lines = [
         f"{count(parameters(config))} parameters, {job.batch_size} x {job.block_size} tokens, {job.precision}, "
         f"{type(job.optimizer).__name__}, {where}",

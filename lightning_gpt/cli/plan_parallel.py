@@ -64,7 +64,7 @@ def plan_parallel(
         json: file for all numbers.
     """
     from lightning_gpt.planning.accelerators import parse_machine
-    from lightning_gpt.planning.memory_budget import parse_memory
+    from lightning_gpt.parallel.memory_size import parse_memory
     from lightning_gpt.planning.parallel_layout import check_tensor, make_cluster
     from lightning_gpt.planning.parallel_plan import global_windows, propose
 

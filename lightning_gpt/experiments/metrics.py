@@ -21,6 +21,8 @@ KNOWN = {
     "val/rewards/accuracies": LARGER,
     "val/score": LARGER,
     "objective/scores": LARGER,
+    "memory/peak_gib": SMALLER,
+    "speed/tokens_per_second": LARGER,
 }
 """Metrics of our tasks of which everybody wants less, or more. Others say it in the field `better`."""
 FAMILIES = {
@@ -34,7 +36,7 @@ FAMILIES = {
 """Metrics that come in kinds, or that only some runs have: longer validation windows, a mixture of experts, recalls."""
 NAME = re.compile(r"\w+(/[\w@.-]+)+")
 LOSS = re.compile(r"(val|train)/loss(_at_\d+)?")
-UNITS = {"val/bits_per_byte": " bits per byte", "val/kl": " nats", "objective/kl": " nats"}
+UNITS = {"val/bits_per_byte": " bits per byte", "val/kl": " nats", "objective/kl": " nats", "memory/peak_gib": " GiB"}
 TOKEN_UNIT = "nats per token"
 LOSS_UNITS = {
     "Pretraining": TOKEN_UNIT,

@@ -5,7 +5,6 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from lightning_gpt.nn.attention import Pass
 from lightning_gpt.nn.attention_paths import Sight, choose_path, make_sight, plain_attention
@@ -37,8 +36,6 @@ class GPT(nn.Module):
         self.head = nn.Linear(config.n_embd, config.padded_vocab_size, bias=False)
         if config.tie_embeddings:
             self.head.weight = self.token_embedding.weight
-        self.checkpoint_every = 0
-        """Activation checkpointing (Chen et al., 2016): 0 = off, n = every n-th block is recomputed in backward."""
         self.build_tables()
         initialize(self, config)
 
@@ -121,10 +118,7 @@ class GPT(nn.Module):
 
         embedding, first_value = x, None
         for layer, block in enumerate(self.blocks):
-            if self.checkpoint_every and self.training and layer % self.checkpoint_every == 0:
-                x, value = checkpoint(block, x, shared, embedding, first_value, use_reentrant=False)
-            else:
-                x, value = block(x, shared, embedding, first_value)
+            x, value = block(x, shared, embedding, first_value)
             if layer == 0 and self.config.value_skip:
                 first_value = value
         return self.final_norm(x)

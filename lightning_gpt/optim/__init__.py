@@ -5,6 +5,7 @@ import importlib
 _HOMES = {
     "parameter_groups": "groups",
     "parameter_kinds": "groups",
+    "InBackward": "in_backward",
     "Muon": "muon",
     "OptimizerSpec": "optimizers",
     "AdamW": "optimizers",

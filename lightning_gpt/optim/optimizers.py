@@ -15,6 +15,9 @@ from lightning_gpt.optim.newton_schulz import STEPS, Precision
 class OptimizerSpec(ABC):
     """Which optimizer, with which settings; `lightning_gpt.optim.AdamW` and its siblings are the choices."""
 
+    in_backward = False
+    """Whether parameters are updated in the backward pass, each when its gradient is complete (in_backward.py)."""
+
     @abstractmethod
     def build(self, module: nn.Module) -> torch.optim.Optimizer:
         """The optimizer over the trainable parameters of `module`, each in exactly one group."""
@@ -32,6 +35,8 @@ class AdamW(OptimizerSpec):
         weight_decay: decoupled decay of matrices; biases and gains never decay.
         decay_embeddings: whether embeddings decay too (GPT-2, GPT-3, nanoGPT: yes).
         fused: one kernel for all parameters of a group instead of one operation after the other.
+        in_backward: update each parameter in the backward pass and free its gradient: all gradients are never in memory
+            together. Not with accumulation, clipping, 16-mixed or DDP.
     """
 
     def __init__(
@@ -42,6 +47,7 @@ class AdamW(OptimizerSpec):
         weight_decay: float = 0.1,
         decay_embeddings: bool = True,
         fused: bool = True,
+        in_backward: bool = False,
     ) -> None:
         _check_positive(lr=lr, eps=eps)
         _check_not_negative(weight_decay=weight_decay)
@@ -52,6 +58,7 @@ class AdamW(OptimizerSpec):
         self.weight_decay = weight_decay
         self.decay_embeddings = decay_embeddings
         self.fused = fused
+        self.in_backward = in_backward
 
     def build(self, module: nn.Module) -> torch.optim.AdamW:
         """`torch.optim.AdamW` with the groups "decay" and "no_decay"."""
@@ -71,6 +78,8 @@ class AdamW8bit(OptimizerSpec):
         weight_decay: decoupled decay of matrices; biases and gains never decay.
         decay_embeddings: whether embeddings decay too.
         min_8bit_size: parameters with fewer elements keep 32 bits, where 8 would save nothing.
+        in_backward: update each parameter in the backward pass and free its gradient: all gradients are never in memory
+            together. Not with accumulation, clipping, 16-mixed or DDP.
     """
 
     def __init__(
@@ -81,6 +90,7 @@ class AdamW8bit(OptimizerSpec):
         weight_decay: float = 0.1,
         decay_embeddings: bool = True,
         min_8bit_size: int = 4096,
+        in_backward: bool = False,
     ) -> None:
         _check_positive(lr=lr, eps=eps)
         _check_not_negative(weight_decay=weight_decay, min_8bit_size=min_8bit_size)
@@ -91,6 +101,7 @@ class AdamW8bit(OptimizerSpec):
         self.weight_decay = weight_decay
         self.decay_embeddings = decay_embeddings
         self.min_8bit_size = min_8bit_size
+        self.in_backward = in_backward
 
     def build(self, module: nn.Module) -> torch.optim.Optimizer:
         """bitsandbytes' AdamW8bit with the groups "embeddings" (32 bits), "decay" and "no_decay".
@@ -136,6 +147,8 @@ class MuonAdamW(OptimizerSpec):
         adam_betas: AdamW's decay rates.
         adam_eps: AdamW's epsilon.
         adam_weight_decay: AdamW's decay of embeddings, head and other matrices; biases and gains never decay.
+        in_backward: as AdamW's; matrices are then orthogonalised one by one, not those of one shape together, which
+            takes less memory and more time. One device only.
     """
 
     def __init__(
@@ -154,6 +167,7 @@ class MuonAdamW(OptimizerSpec):
         adam_betas: tuple[float, float] = (0.9, 0.95),
         adam_eps: float = 1e-8,
         adam_weight_decay: float = 0.0,
+        in_backward: bool = False,
     ) -> None:
         embedding_lr = adam_lr if embedding_lr is None else embedding_lr
         head_lr = adam_lr if head_lr is None else head_lr
@@ -178,6 +192,7 @@ class MuonAdamW(OptimizerSpec):
         self.adam_betas = tuple(adam_betas)
         self.adam_eps = adam_eps
         self.adam_weight_decay = adam_weight_decay
+        self.in_backward = in_backward
 
     def build(self, module: nn.Module) -> Muon:
         """`Muon` with a group for each kind of parameter (see groups.py) that the network has.
@@ -222,6 +237,8 @@ class SGD(OptimizerSpec):
         nesterov: look ahead along the momentum; needs a momentum.
         weight_decay: decay of matrices (added to the gradient); biases and gains never decay.
         decay_embeddings: whether embeddings decay too.
+        in_backward: update each parameter in the backward pass and free its gradient: all gradients are never in memory
+            together. Not with accumulation, clipping, 16-mixed or DDP.
     """
 
     def __init__(
@@ -231,6 +248,7 @@ class SGD(OptimizerSpec):
         nesterov: bool = False,
         weight_decay: float = 0.0,
         decay_embeddings: bool = True,
+        in_backward: bool = False,
     ) -> None:
         _check_positive(lr=lr)
         _check_not_negative(weight_decay=weight_decay)
@@ -242,6 +260,7 @@ class SGD(OptimizerSpec):
         self.nesterov = nesterov
         self.weight_decay = weight_decay
         self.decay_embeddings = decay_embeddings
+        self.in_backward = in_backward
 
     def build(self, module: nn.Module) -> torch.optim.SGD:
         """`torch.optim.SGD` with the groups "decay" and "no_decay"."""

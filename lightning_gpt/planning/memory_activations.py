@@ -135,10 +135,15 @@ def mask_bytes(job: TrainingJob, rows: int, tokens: int) -> float:
     return total
 
 
-def copy_bytes(job: TrainingJob, layer: int) -> int:
+def copy_bytes(job: TrainingJob, layer: int, but: str = "none") -> int:
     """Under autocast, of the matrices of one layer in the type of the products: they are kept from the forward pass to
-    the layer's backward pass."""
+    the layer's backward pass.
+
+    Args:
+        but: leave out those of this part of the block, attention or feed_forward.
+    """
     if not job.bytes.autocast:
         return 0
     hidden = (one for one in inventory(job.config)[0] if one.layer == layer and one.kind == "hidden")
-    return job.bytes.compute * sum(one.numbers for one in hidden if "router" not in one.name)
+    counted = (one for one in hidden if "router" not in one.name and f".{but}." not in one.name)
+    return job.bytes.compute * sum(one.numbers for one in counted)

@@ -10,6 +10,7 @@ import torch
 from lightning_gpt.nn import GPT, GPTConfig
 from lightning_gpt.optim import AdamW, OptimizerSpec
 from lightning_gpt.optim.groups import parameter_kinds
+from lightning_gpt.parallel.recompute import Recompute, RecomputeSetting
 
 
 class Precision(NamedTuple):
@@ -76,8 +77,8 @@ class TrainingJob:
     devices: int = 1
     accumulate: int = 1
     """Micro-batches of one optimizer step."""
-    checkpoint_every: int = 0
-    """Activation checkpointing: 0 = off; n = every n-th block is computed again in the backward pass."""
+    activation_checkpointing: RecomputeSetting = 0
+    """As the tasks' setting: what is computed again in the backward pass."""
     val_batch_size: int | None = None
     """Windows of a validation pass; null = as batch_size, 0 = no validation."""
     val_block_size: int | None = None
@@ -100,9 +101,15 @@ class TrainingJob:
         for name in ("batch_size", "block_size", "devices", "accumulate"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
-        for name in ("checkpoint_every", "sample_rows", "sample_tokens", "val_batch_size"):
+        for name in ("sample_rows", "sample_tokens", "val_batch_size"):
             if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} must not be negative")
+        Recompute.of(self.activation_checkpointing)
+        if self.steps_in_backward and (self.accumulate > 1 or self.strategy == "ddp"):
+            raise ValueError(
+                f"model.optimizer.in_backward=true with {self.accumulate} micro-batches a step and strategy="
+                f"{self.strategy}: it takes one micro-batch, on one device or sharded"
+            )
         if self.strategy == "single" and self.devices > 1:
             raise ValueError(f"devices={self.devices} with strategy=single: use strategy=ddp or fsdp")
         if self.block_size > self.config.block_size:
@@ -135,6 +142,11 @@ class TrainingJob:
         """Windows and tokens of one, in validation."""
         rows = self.batch_size if self.val_batch_size is None else self.val_batch_size
         return rows, self.val_block_size or self.block_size
+
+    @property
+    def steps_in_backward(self) -> bool:
+        """Whether parameters are updated one by one in the backward pass."""
+        return getattr(self.optimizer, "in_backward", False)
 
     @property
     def shards(self) -> int:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,8 +30,23 @@ def changes(job: TrainingJob) -> Iterator[tuple[str, str, TrainingJob]]:
     """(name, setting, changed run) of every lever that this run has not pulled. Those of the network make another
     network; the others the same, or nearly."""
     config = job.config
-    if job.checkpoint_every != 1:
-        yield "recompute every block", "model.activation_checkpointing: 1", replace(job, checkpoint_every=1)
+    setting = job.activation_checkpointing
+    for name, other in (
+        ("recompute every block", "full"),
+        ("recompute what is cheap", "selective"),
+        ("keep half of the activations", 0.5),
+    ):
+        if setting != other and not (other == "full" and setting == 1):
+            changed = replace(job, activation_checkpointing=other)
+            yield name, f"model.activation_checkpointing: {other}", changed
+    if job.device == "cuda" and setting != "full_offload":
+        name, changed = "blocks' inputs in the host's memory", replace(job, activation_checkpointing="full_offload")
+        yield name, "model.activation_checkpointing: full_offload", changed
+    if not job.steps_in_backward and job.accumulate == 1 and job.strategy != "ddp":
+        stepping = copy(job.optimizer)
+        stepping.in_backward = True
+        name, said = "optimizer in the backward pass", "model.optimizer.in_backward: true"
+        yield name, f"{said}, trainer.gradient_clip_val: null", replace(job, optimizer=stepping)
     if job.precision == "32-true":
         yield "products in bfloat16", "trainer.precision: bf16-mixed", replace(job, precision="bf16-mixed")
     if job.bytes.weights == 4:
@@ -41,7 +57,7 @@ def changes(job: TrainingJob) -> Iterator[tuple[str, str, TrainingJob]]:
     if isinstance(optimizer, AdamW | AdamW8bit):
         yield "one state a matrix", "model.optimizer: MuonAdamW", replace(job, optimizer=MuonAdamW())
     rows = job.batch_size
-    for part in sorted({math.ceil(rows / 2), 1} - {rows}, reverse=True):
+    for part in sorted({math.ceil(rows / 2), 1} - {rows}, reverse=True) if not job.steps_in_backward else ():
         steps = math.ceil(job.accumulate * rows / part)
         setting = f"data.batch_size: {part}, trainer.accumulate_grad_batches: {steps}"
         kept = job.validation[0] if job.val_batch_size is None else job.val_batch_size

@@ -9,9 +9,11 @@ from lightning_gpt.nn.flops import kv_cache_bytes
 from lightning_gpt.planning.memory_activations import block_use, copy_bytes, ends_use, mask_bytes, passing_bytes
 from lightning_gpt.planning.memory_head import head_use
 from lightning_gpt.planning.memory_job import TrainingJob
+from lightning_gpt.planning.memory_recompute import block_modes, kept_bytes, late_copies
 from lightning_gpt.planning.memory_states import (
     communication_bytes,
     gradient_bytes,
+    largest_gradient_bytes,
     optimizer_bytes,
     step_bytes,
     weight_bytes,
@@ -54,28 +56,23 @@ class Moment:
         return sum(self.parts.get(name, 0) for name in LASTING)
 
 
-def checkpointed(job: TrainingJob, layer: int) -> bool:
-    """Whether a layer is computed again in the backward pass."""
-    return bool(job.checkpoint_every) and layer % job.checkpoint_every == 0
-
-
 @lru_cache(maxsize=512)
 def moments(job: TrainingJob) -> tuple[Moment, ...]:
     """Every moment of a step that can be the fullest, a validation and a sampling.
 
-    Lightning frees the gradients of the step before only after the forward pass, so both meet at its end.
+    Lightning frees the gradients of the step before only after the forward pass, so both meet at its end. An optimizer
+    that steps in the backward pass leaves none: there is one at a time, and what its update takes.
     """
     rows, tokens, layers = job.batch_size, job.block_size, range(job.config.n_layer)
     N, weight = rows * tokens, job.bytes.weights
     uses = [block_use(job, layer, rows, tokens) for layer in layers]
-    again = [checkpointed(job, layer) for layer in layers]
-    inputs = N * job.config.n_embd * weight
-    kept = [inputs if again[layer] else uses[layer].saved for layer in layers]
+    modes = block_modes(job)
+    again = [mode != "none" for mode in modes]
+    kept = [kept_bytes(job, layer, modes[layer]) for layer in layers]
     copies = [copy_bytes(job, layer) for layer in layers]
-    # Autocast's copies of what is computed again live to the end of the forward pass, experts' (their own) do not.
-    late = [0 if again[layer] else copies[layer] for layer in layers]
+    late = [late_copies(job, layer, modes[layer]) for layer in layers]
     ends, head = ends_use(job, rows, tokens), head_use(job, N)
-    saved, mask, gradients = ends.saved + sum(kept), mask_bytes(job, rows, tokens), gradient_bytes(job)
+    saved, mask, gradients = ends.saved + sum(kept), mask_bytes(job, rows, tokens), _gradients(job)
     embedding = job.config.padded_vocab_size * job.config.n_embd * weight
     batch = N * 8 * (3 if job.documents else 2)
     always = {
@@ -86,22 +83,23 @@ def moments(job: TrainingJob) -> tuple[Moment, ...]:
     }
     early = gradients if job.accumulate > 1 else 0  # of the micro-batches before
     last = layers[-1]
+    inside = step_bytes(job) if job.steps_in_backward else 0
 
     def moment(name: str, gradients: float, **parts: float) -> Moment:
         return Moment(name, always | {"gradients": gradients} | {key.replace("_", " "): v for key, v in parts.items()})
 
     loss = {"logits and loss": head.held + head.forward}
     found = [
-        moment(FORWARD, gradients, activations=saved, weight_copies=sum(copies) + head.copies, working_tensors=mask),
+        moment(FORWARD, gradients, activations=saved, weight_copies=sum(late) + head.copies, working_tensors=mask),
         moment(LOSS, early, activations=saved, weight_copies=sum(late) + head.copies, working_tensors=mask),
         moment(
             BACKWARD,
-            early + gradient_bytes(job, range(last, last + 1)),
+            early + _gradients(job, range(last, last + 1)),
             activations=saved,
             weight_copies=sum(late),
-            working_tensors=embedding + uses[last].working,
+            working_tensors=embedding + uses[last].working + inside,
         ),
-        moment(EMBEDDING, gradients + early, activations=ends.saved + kept[0], working_tensors=2 * embedding),
+        moment(EMBEDDING, gradients + early, activations=ends.saved + kept[0], working_tensors=2 * embedding + inside),
         moment(STEP, gradients, working_tensors=step_bytes(job)),
     ]
     if any(again):
@@ -111,11 +109,11 @@ def moments(job: TrainingJob) -> tuple[Moment, ...]:
         found.append(
             moment(
                 RECOMPUTED,
-                early + gradient_bytes(job, range(block, last + 1)),
+                early + _gradients(job, range(block, last + 1)),
                 activations=saved - sum(kept[block + 1 :]),
-                recomputed_block=uses[block].saved + uses[block].working - inputs,
+                recomputed_block=max(uses[block].saved - kept[block], 0) + uses[block].working,
                 weight_copies=sum(late[:block]) + copies[block],
-                working_tensors=embedding,
+                working_tensors=embedding + inside,
             )
         )
     found[0] = Moment(FORWARD, found[0].parts | loss)
@@ -127,6 +125,13 @@ def moments(job: TrainingJob) -> tuple[Moment, ...]:
         cache_bytes = job.sample_rows * kv_cache_bytes(job.config, size, job.weight_dtype)
         found.append(moment(SAMPLING, gradients, **{"key/value cache": cache_bytes}))
     return tuple(found)
+
+
+def _gradients(job: TrainingJob, layers: range | None = None) -> float:
+    """Bytes of the gradients that are there when those of some blocks, or of all parameters, have been computed."""
+    if not job.steps_in_backward:
+        return gradient_bytes(job, layers)
+    return 0 if layers is None else largest_gradient_bytes(job, layers)
 
 
 def _validation(job: TrainingJob) -> dict[str, float]:

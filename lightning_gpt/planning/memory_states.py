@@ -32,6 +32,12 @@ def gradient_bytes(job: TrainingJob, layers: range | None = None) -> int:
     return job.bytes.weights * sum(local_numbers(one, job.shards) for one in chosen)
 
 
+def largest_gradient_bytes(job: TrainingJob, layers: range) -> int:
+    """Of one parameter of some blocks: what is there at a time when each is updated at once."""
+    parameters, _ = inventory(job.config)
+    return job.bytes.weights * max(local_numbers(one, job.shards) for one in parameters if one.layer in layers)
+
+
 def state_bytes(optimizer: OptimizerSpec, parameter: Parameter, numbers: int, weight: int) -> int:
     """What an optimizer keeps for one parameter.
 
@@ -70,7 +76,7 @@ def optimizer_bytes(job: TrainingJob) -> int:
 
 
 def step_bytes(job: TrainingJob) -> int:
-    """What the optimizer holds besides, at most, while it steps."""
+    """What the optimizer holds besides, at most, while it steps: with all parameters, or one in the backward pass."""
     parameters, _ = inventory(job.config)
     optimizer, weight = job.optimizer, job.bytes.weights
     if isinstance(optimizer, MuonAdamW):
@@ -80,9 +86,10 @@ def step_bytes(job: TrainingJob) -> int:
     if isinstance(optimizer, AdamW) and not optimizer.fused:
         numbers = [local_numbers(one, job.shards) for one in parameters]
         # The denominators: of all parameters together where operations run over lists of tensors, on a GPU.
-        return weight * (sum(numbers) if job.device == "cuda" else 2 * max(numbers))
+        together = job.device == "cuda" and not job.steps_in_backward
+        return weight * (sum(numbers) if together else 2 * max(numbers))
     if isinstance(optimizer, SGD) and optimizer.weight_decay and job.device == "cuda":
-        return gradient_bytes(job)
+        return largest_gradient_bytes(job, range(1)) if job.steps_in_backward else gradient_bytes(job)
     return 0
 
 
@@ -110,9 +117,13 @@ def _muon_step_bytes(job: TrainingJob, optimizer: MuonAdamW) -> int:
         import torch
 
         product = product_dtype(torch.device("cpu"), optimizer.precision).itemsize
+    shapes = Counter(one.shape for one in hidden)
     updates = weight * sum(local_numbers(one, job.shards) for one in hidden) if optimizer.nesterov else 0
+    if job.steps_in_backward:  # matrix by matrix
+        shapes = dict.fromkeys(shapes, 1)
+        updates = weight * max(one.numbers for one in hidden) if optimizer.nesterov else 0
     most = 0
-    for shape, count in Counter(one.shape for one in hidden).items():
+    for shape, count in shapes.items():
         numbers = math.prod(shape)
         together = min(count, max(1, MAX_STACKED_ELEMENTS // numbers))
         rows, columns = sorted(shape[-2:])

@@ -45,7 +45,7 @@ def job_of(base: TrainingJob, layout: Layout) -> TrainingJob:
         strategy=strategy,
         devices=devices,
         accumulate=layout.accumulate,
-        checkpoint_every=layout.checkpoint_every,
+        activation_checkpointing=layout.checkpoint_every,
     )
 
 

@@ -10,16 +10,18 @@ from lightning.pytorch.strategies import Strategy
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lightning_gpt.optim import OptimizerSpec, ScheduleSpec
+from lightning_gpt.optim import InBackward, OptimizerSpec, ScheduleSpec
 from lightning_gpt.parallel.data_ranks import DataRanks, data_ranks
 from lightning_gpt.parallel.gradients import clip_by_norm, clip_by_value, local_gradients
+from lightning_gpt.tasks.steps_in_backward import stepping_in_backward
 
 CHECKPOINT_KEY = "lightning_gpt"
 """Where a checkpoint keeps what is needed to use it without its YAML: model, tokenizer, counters."""
 
 
 class NonFiniteError(RuntimeError):
-    """The loss or the gradient became NaN or infinite; the weights were not touched by it."""
+    """The loss or the gradient became NaN or infinite; the weights were not touched by it, unless the optimizer steps
+    in the backward pass."""
 
 
 class Task(LightningModule):
@@ -36,6 +38,8 @@ class Task(LightningModule):
 
     counts = "tokens"
     """What tokens_seen counts, in the names of metrics: progress/<counts>, speed/<counts>_per_second."""
+    one_backward = True
+    """Whether an optimizer step without accumulation is one backward pass, which Lightning calls."""
     models_language = True
     """Whether the loss is a cross-entropy of tokens, which Diagnosis can judge."""
 
@@ -51,6 +55,7 @@ class Task(LightningModule):
         self._step_tokens: Tensor | int = 0
         self._own_losses: deque[tuple[int, Tensor]] = deque(maxlen=1024)  # since the last healthy log, by step
         self._step_seen = 0
+        self._divisor: Tensor | int = 1
         self._window_sums: dict[str, Tensor] = {}
         self._fresh_groups: list[dict[str, Any]] = []
 
@@ -64,6 +69,9 @@ class Task(LightningModule):
         if total < 1:
             raise ValueError(f"trainer.max_steps={total}: the schedule needs its length, set trainer.max_steps")
         optimizer = self.build_optimizer()
+        if self.optimizer_spec.in_backward:
+            compiled = getattr(self, "compile_loss", False)
+            optimizer = stepping_in_backward(optimizer, self.trainer, self.one_backward, compiled)
         scheduler = self.schedule_spec.build(optimizer, total)
         self._fresh_groups = [
             {key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups
@@ -140,7 +148,11 @@ class Task(LightningModule):
         self.window_loss = self.window_loss + loss
         self.window_tokens = self.window_tokens + count
         self._step_tokens = self._step_tokens + count
-        return loss_sum / self.nominal_tokens
+        self._divisor = self.nominal_tokens
+        if self.optimizer_spec.in_backward:  # no gradient waits to be rescaled: the mean is exact at once
+            counted = self.ranks.sum(torch.as_tensor(count, dtype=torch.float32, device=self.device).clone())
+            self._divisor = counted.clamp(min=1) / self.ranks.size
+        return loss_sum / self._divisor
 
     def book(self, name: str, total: Tensor | float, count: Tensor | float = 1.0) -> None:
         """Adds to a metric that is logged, beside the loss, as its mean since the last log over all ranks.
@@ -187,16 +199,29 @@ class Task(LightningModule):
         Called by Lightning also without a clip value. It is not Lightning's own clipping because that refuses fused
         optimizers under bf16-mixed.
         """
+        self.learning_rate = optimizer.param_groups[0]["lr"]  # of this step: the schedule moves on before the log
+        masked = getattr(self.trainer.datamodule, "masks_targets", True)
+        if isinstance(optimizer, InBackward):
+            if masked:
+                seen = torch.tensor(self._step_seen, dtype=torch.float64, device=self.device)
+                self._tokens_seen = self._tokens_seen + self.ranks.sum(seen)
+            self._step_tokens = self._step_seen = 0
+            self.gradient_norm = optimizer.take_norm()
+            self._check_norm()
+            return
         # From the optimizer's lists: to walk the modules takes 0.2 ms of every step.
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        if getattr(self.trainer.datamodule, "masks_targets", True):
+        if masked:
             self._rescale(parameters)
         self._step_tokens = self._step_seen = 0
-        self.learning_rate = optimizer.param_groups[0]["lr"]  # of this step: the schedule moves on before the log
         by_value = gradient_clip_algorithm == "value"
         self.gradient_norm = clip_by_norm(parameters, None if by_value else gradient_clip_val)
         if by_value and gradient_clip_val:
             clip_by_value(parameters, gradient_clip_val)
+        self._check_norm()
+
+    def _check_norm(self) -> None:
+        """On CPU, where looking costs nothing."""
         if self.gradient_norm.device.type == "cpu" and not math.isfinite(self.gradient_norm.item()):
             norm, step = self.gradient_norm.item(), self.trainer.global_step + 1
             raise NonFiniteError(self._first_sick() or f"the gradient norm is {norm} in optimizer step {step}")

@@ -84,6 +84,7 @@ class CLIP(Task):
             raise ValueError("give either model.network (fresh towers) or model.init_from (towers to go on from)")
         self.network, self.init_from, self.loss_spec = network, init_from, loss or InfoNCE()
         self.image_weights, self.lock_image, self.chunk_size = image_weights, lock_image, chunk_size
+        self.one_backward = chunk_size is None
         self.preprocess_settings, self.tokenizer_name = preprocess or {}, tokenizer
         self.templates, self.activation_checkpointing = list(templates), activation_checkpointing
         self.model: ClipModel | None = None

@@ -14,6 +14,7 @@ from lightning_gpt.nn import GPT, GPTConfig
 from lightning_gpt.nn.flops import training_flops_per_token
 from lightning_gpt.optim import AdamW, Linear, OptimizerSpec, ScheduleSpec
 from lightning_gpt.parallel.apply import parallelize
+from lightning_gpt.parallel.recompute import Recompute, recompute
 from lightning_gpt.parallel.strategies import Spreading
 from lightning_gpt.tasks.base import CHECKPOINT_KEY, Task
 from lightning_gpt.text.tokenizer import Tokenizer
@@ -29,7 +30,9 @@ class FineTuning(Task):
         optimizer: what updates the weights.
         schedule: factor on the learning rates by optimizer step.
         lora: learn low-rank adapters instead of all weights; null = all weights.
-        activation_checkpointing: 0 = off; n = every n-th block is recomputed in the backward pass to save memory.
+        activation_checkpointing: what is recomputed in the backward pass to save memory: 0 = nothing; n = every n-th
+            block; full, selective, attention, feed_forward; a share such as 0.5 or bytes such as 2GiB that blocks may
+            keep; offload, full_offload (parallel/recompute.py).
     """
 
     models_language = False
@@ -40,14 +43,13 @@ class FineTuning(Task):
         optimizer: OptimizerSpec | None = None,
         schedule: ScheduleSpec | None = None,
         lora: LoRA | None = None,
-        activation_checkpointing: int = 0,
+        activation_checkpointing: int | float | str = 0,
     ) -> None:
         super().__init__(optimizer or AdamW(lr=1e-5, betas=(0.9, 0.999), weight_decay=0.0), schedule or Linear())
-        if activation_checkpointing < 0:
-            raise ValueError(f"activation_checkpointing={activation_checkpointing} must be 0 (off) or a positive count")
+        Recompute.of(activation_checkpointing)  # refused before work is lost
         self.init_from = init_from
         self.lora = lora
-        self.checkpoint_every = activation_checkpointing
+        self.activation_checkpointing = activation_checkpointing
         self.strict_loading = False  # frozen weights are not in checkpoints; what must be there is checked below
         self.tokenizer: Tokenizer | None = None
         self._opened: GPT | None = None
@@ -101,7 +103,7 @@ class FineTuning(Task):
             add_adapters(net, self.lora)
         else:
             net.requires_grad_(True)
-        net.checkpoint_every = self.checkpoint_every
+        recompute(net, self.activation_checkpointing, getattr(self, "compile_blocks", False))
         self.net = net.train().to(self.device)
         self.prepare_parallel()
         parallelize(self.net, self.strategy)

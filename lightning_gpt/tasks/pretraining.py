@@ -14,6 +14,7 @@ from lightning_gpt.nn.flops import training_flops_per_token
 from lightning_gpt.nn.loss import IGNORE_INDEX
 from lightning_gpt.optim import AdamW, Cosine, OptimizerSpec, ScheduleSpec
 from lightning_gpt.parallel.apply import balance_experts, compile_blocks, may_compile_loss, parallelize
+from lightning_gpt.parallel.recompute import Recompute, recompute
 from lightning_gpt.tasks.base import CHECKPOINT_KEY, Task
 from lightning_gpt.tasks.expert_loads import ExpertLoads
 
@@ -27,7 +28,9 @@ class Pretraining(Task):
         schedule: factor on the learning rates by optimizer step.
         compile: compile the loss with torch.compile: a slow first step, faster ones after. Under FullySharded each
             block is compiled.
-        activation_checkpointing: 0 = off; n = every n-th block is recomputed in the backward pass to save memory.
+        activation_checkpointing: what is recomputed in the backward pass to save memory: 0 = nothing; n = every n-th
+            block; full, selective, attention, feed_forward; a share such as 0.5 or bytes such as 2GiB that blocks may
+            keep; offload, full_offload (parallel/recompute.py).
         init_from: model directory or checkpoint whose weights to start from; its shape replaces `config`.
     """
 
@@ -37,16 +40,15 @@ class Pretraining(Task):
         optimizer: OptimizerSpec | None = None,
         schedule: ScheduleSpec | None = None,
         compile: bool = False,
-        activation_checkpointing: int = 0,
+        activation_checkpointing: int | float | str = 0,
         init_from: str | None = None,
     ) -> None:
         super().__init__(optimizer or AdamW(), schedule or Cosine())
-        if activation_checkpointing < 0:
-            raise ValueError(f"activation_checkpointing={activation_checkpointing} must be 0 (off) or a positive count")
+        Recompute.of(activation_checkpointing)  # refused before work is lost
         self.save_hyperparameters(ignore=["optimizer", "schedule"])
         self.config = config
         self.compile_loss = compile
-        self.checkpoint_every = activation_checkpointing
+        self.activation_checkpointing = activation_checkpointing
         self.init_from = init_from
         self.loss_function = None
         self.expert_loads: ExpertLoads | None = None
@@ -61,7 +63,7 @@ class Pretraining(Task):
             self.net = GPT(self.config)
         else:
             self.net = self._initial_network(self.init_from)
-        self.net.checkpoint_every = self.checkpoint_every
+        recompute(self.net, self.activation_checkpointing, self.compile_loss)
         whole = may_compile_loss(self.strategy)
         if self.compile_loss and not whole:
             compile_blocks(self.net, self.strategy)
@@ -111,7 +113,7 @@ class Pretraining(Task):
         if self.expert_loads is None:
             return loss
         self.expert_loads.add()
-        return loss + routers[0] * count / self.nominal_tokens  # a mean like the loss's, but not logged as one
+        return loss + routers[0] * count / self._divisor  # a mean like the loss's, but not logged as one
 
     def configure_gradient_clipping(self, *args: Any, **kwargs: Any) -> None:
         """Once per optimizer step: also moves the experts' balance biases."""

@@ -66,12 +66,12 @@ class Reinforcement(Referenced):
         optimizer: OptimizerSpec | None = None,
         schedule: ScheduleSpec | None = None,
         lora: LoRA | None = None,
-        activation_checkpointing: int = 0,
+        activation_checkpointing: int | float | str = 0,
     ) -> None:
         super().__init__(
             init_from, optimizer or self.default_optimizer(), schedule or Linear(), lora, activation_checkpointing
         )
-        self.automatic_optimization = False
+        self.automatic_optimization = self.one_backward = False
         self.sampling = sampling or SamplingConfig()
         if self.sampling.temperature == 0:
             raise ValueError("model.sampling.temperature=0 draws the same answer every time: use a positive one")

@@ -14,6 +14,7 @@ KEYS = {
     "optim/lr",
     "optim/gradient_norm",
     "progress/tokens",
+    "memory/peak_gib",
     "speed/tokens_per_second",
     "speed/tflops",
     "speed/mfu",

@@ -42,7 +42,7 @@ def test_components_levers_and_the_largest_batch(recipe, clean_process, tmp_path
         "optimizer step",
         "key/value cache of generation:",
         "recompute every block",
-        "model.activation_checkpointing: 1",
+        "model.activation_checkpointing: full",
     ):
         assert line in text, line
     for name in ("weights", "gradients", "optimizer", "activations", "process", "the peak"):
@@ -58,7 +58,7 @@ def test_settings_are_those_of_fit(recipe, stacked, clean_process):
         parsed_settings([recipe, stacked(MUON), stacked(trainer), stacked({"model": {"init_args": network}})])
     )
     assert isinstance(job.optimizer, MuonAdamW) and job.precision == "bf16-mixed" and job.accumulate == 3
-    assert job.config.moe.experts == 4 and job.checkpoint_every == 2 and job.device == "cpu"
+    assert job.config.moe.experts == 4 and job.activation_checkpointing == 2 and job.device == "cpu"
     assert (job.batch_size, job.block_size, job.validation) == (4, 16, (16, 16))
     assert job.config.block_size == 16 and job.config.n_embd == 32 and job.config.vocab_size < 50
 

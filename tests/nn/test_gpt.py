@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from lightning_gpt.nn import GPT, GPTConfig, KVCache
+from lightning_gpt.parallel.recompute import recompute
 
 SHAPE = {"vocab_size": 41, "block_size": 24, "n_layer": 3, "n_head": 4, "n_embd": 32}
 VARIANTS = {
@@ -116,7 +117,7 @@ def test_checkpointing_gives_the_same_gradients(every, dropout):
     x = ids(2, 12)
     gradients = []
     for setting in (0, every):
-        net.checkpoint_every = setting
+        recompute(net, setting)
         net.zero_grad()
         torch.manual_seed(5)
         net.loss(x, x)[0].backward()

@@ -14,6 +14,7 @@ from lightning_gpt.nn.flops import kv_cache_bytes, parameters
 from lightning_gpt.nn.moe_config import MoEConfig
 from lightning_gpt.nn.rope_scaling import RopeScaling
 from lightning_gpt.optim import AdamW
+from lightning_gpt.parallel.recompute import recompute
 
 BASE = {"vocab_size": 41, "block_size": 24, "n_layer": 3, "n_head": 4, "n_embd": 32}
 ROTARY = {"position": "rotary"}
@@ -175,7 +176,7 @@ def test_activation_checkpointing_gives_the_same_gradients(net):
     x, gradients = ids(2, 12), []
     net.train()
     for every in (0, 1):
-        net.checkpoint_every = every
+        recompute(net, every)
         net.zero_grad()
         net.loss(x[:, :-1], x[:, 1:])[0].backward()
         gradients.append([parameter.grad.clone() for parameter in net.parameters()])

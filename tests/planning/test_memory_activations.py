@@ -8,10 +8,13 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from lightning_gpt.nn import GPT, GPTConfig
 from lightning_gpt.nn.moe_config import MoEConfig
+from lightning_gpt.parallel.recompute import recompute
 from lightning_gpt.planning.memory_activations import block_use, copy_bytes, ends_use
 from lightning_gpt.planning.memory_head import chunked, head_use
 from lightning_gpt.planning.memory_job import PRECISIONS, TrainingJob
 from lightning_gpt.planning.memory_peak import FORWARD, moments
+from lightning_gpt.planning.memory_recompute import block_cost, block_modes, late_copies
+from lightning_gpt.planning.memory_recompute import kept_bytes as kept_bytes_of
 
 ON_CPU = [name for name in PRECISIONS if not name.startswith("16")]
 LLAMA = {"feed_forward": "swiglu", "norm": "rmsnorm", "position": "rotary"}
@@ -54,7 +57,7 @@ def kept_bytes(job: TrainingJob) -> int:
     network = GPT(job.config).to(job.weight_dtype)
     if job.weight_dtype != torch.float32:
         network.build_tables()
-    network.checkpoint_every = job.checkpoint_every
+    recompute(network, job.activation_checkpointing)
     own = {one.untyped_storage()._cdata for one in (*network.parameters(), *network.buffers())}
     storages, held = {}, []
 
@@ -99,8 +102,35 @@ def test_a_network_keeps_what_the_formulas_say(name, precision):
 
 @pytest.mark.parametrize("precision", ON_CPU)
 def test_a_checkpointed_block_keeps_its_input(precision):
-    two, three = (replace(make_job(64, precision, layers), checkpoint_every=1) for layers in (2, 3))
+    two, three = (replace(make_job(64, precision, layers), activation_checkpointing=1) for layers in (2, 3))
     assert kept_bytes(three) - kept_bytes(two) == ROWS * 64 * 64 * three.bytes.weights
+
+
+@pytest.mark.parametrize("precision", ON_CPU)
+@pytest.mark.parametrize("mode", ["selective", "attention", "feed_forward"])
+@pytest.mark.parametrize("name", ["biases", "llama", "demo", "dropout", "fused, grouped", "sandwich", "capped"])
+def test_a_partly_checkpointed_block_keeps_what_the_formula_says(name, mode, precision):
+    tokens, fields = NETWORKS[name]
+    jobs = (make_job(tokens, precision, layers, **fields) for layers in (2, 3))
+    two, three = (replace(job, activation_checkpointing=mode) for job in jobs)
+    block = kept_bytes_of(three, 2, mode) + late_copies(three, 2, mode)
+    assert kept_bytes(three) - kept_bytes(two) == pytest.approx(block, abs=2)
+
+
+@pytest.mark.parametrize("precision", ON_CPU)
+def test_a_budget_is_met_as_in_training(precision):
+    job = replace(make_job(200, precision, 4, **LLAMA, n_kv_head=2), activation_checkpointing=0.4)
+    network = GPT(job.config).to(job.weight_dtype)
+    network.build_tables()
+    recompute(network, 0.4)
+    ids = torch.randint(job.config.vocab_size, (ROWS, 200))
+    with torch.autocast("cpu", torch.bfloat16, enabled=job.bytes.autocast):
+        network.loss(ids, ids)
+    chosen = network.blocks[0].forward.args[1].func.__self__
+    assert list(block_modes(job)) == chosen.modes and set(chosen.modes) != {"none"}
+    for layer in range(1, 4):  # of the first the input is the embedding, which others may hold too
+        for mode, size in block_cost(job, layer).kept.items():
+            assert chosen.costs[layer].kept[mode] == pytest.approx(size, rel=0.01)
 
 
 @pytest.mark.parametrize(
@@ -118,6 +148,10 @@ def test_experts_keep_nearly_what_the_formula_says(moe, precision):
     two, three = (make_job(256, precision, layers, moe=moe, ffn_hidden=96) for layers in (2, 3))
     block = block_use(three, 2, ROWS, 256).saved + copy_bytes(three, 2)
     assert kept_bytes(three) - kept_bytes(two) == pytest.approx(block, rel=0.05)
+    for mode in ("selective", "attention", "feed_forward"):
+        some, more = (replace(job, activation_checkpointing=mode) for job in (two, three))
+        block = kept_bytes_of(more, 2, mode) + late_copies(more, 2, mode)
+        assert kept_bytes(more) - kept_bytes(some) == pytest.approx(block, rel=0.08), mode
 
 
 @pytest.mark.parametrize("precision", ON_CPU)
