@@ -63,8 +63,8 @@ def plan_parallel(
         figure: PNG of times, memory and scaling.
         json: file for all numbers.
     """
-    from lightning_gpt.planning.accelerators import parse_machine
     from lightning_gpt.parallel.memory_size import parse_memory
+    from lightning_gpt.planning.accelerators import parse_machine
     from lightning_gpt.planning.parallel_layout import check_tensor, make_cluster
     from lightning_gpt.planning.parallel_plan import global_windows, propose
 

@@ -41,7 +41,7 @@ def stepping_in_backward(optimizer: Optimizer, trainer: Trainer, one_backward: b
     if isinstance(trainer.strategy, DDPStrategy):
         raise ValueError(
             f"{SETTING} with DDP: gradients are averaged after the update; use one device or "
-            "trainer.strategy=lightning_gpt.parallel.sharding.FullySharded"
+            "trainer.strategy=lightning_gpt.parallel.FullySharded"
         )
     if isinstance(optimizer, Muon) and trainer.world_size > 1:
         raise ValueError(

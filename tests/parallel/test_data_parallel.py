@@ -53,9 +53,9 @@ class CountedSaves(LastCheckpoint):
 
     saves = 0
 
-    def save_now(self, trainer):
+    def save_now(self, trainer, final=False):
         self.saves += 1
-        return super().save_now(trainer)
+        return super().save_now(trainer, final)
 
 
 def trained(corpus, strategy, steps=3, accumulate=1, callbacks=()):
