@@ -16,9 +16,9 @@ KILLS = 3
 
 
 def measured(run):
-    """Everything but speed and time, by step and kind."""
+    """Everything but speed, time and memory, by step and kind."""
     rows = read_metrics(run / "metrics.jsonl")
-    return [{key: value for key, value in row.items() if not key.startswith("speed/")} for row in rows]
+    return [{key: value for key, value in row.items() if not key.startswith(("speed/", "memory/"))} for row in rows]
 
 
 def newest_step(run) -> int:

@@ -53,6 +53,7 @@ class Watch(Callback):
         self.directory = directory
         self.dog: Watchdog | None = None
         self.settings: dict[str, Any] = {}
+        self._store: Store | None = None
 
     def prepare(self, trainer: Trainer, settings: dict[str, Any], dog: Watchdog | None = None) -> None:
         """Before the process group exists.
@@ -72,7 +73,7 @@ class Watch(Callback):
         Raises:
             ValueError: on all ranks, when one differs.
         """
-        store = _store() if trainer.world_size > 1 else None
+        store = self._store = _store(trainer.global_rank) if trainer.world_size > 1 else None
         if self.dog is None:
             self.dog = Watchdog(store, trainer.global_rank, trainer.world_size)
             self.dog.start()
@@ -91,10 +92,9 @@ class Watch(Callback):
         Raises:
             ValueError: on all ranks, when one differs.
         """
-        if trainer.world_size > 1:
+        if self._store is not None:
             facts = {"data fingerprint": getattr(trainer.datamodule, "fingerprint", None)}
-            store = PrefixStore("data", _store())
-            check_agreement(store, trainer.global_rank, trainer.world_size, facts)
+            check_agreement(PrefixStore("data", self._store), trainer.global_rank, trainer.world_size, facts)
 
     def _stacks(self, trainer: Trainer) -> Path:
         return Path(self.directory) if self.directory else Path(trainer.default_root_dir) / "stacks"
@@ -155,11 +155,12 @@ class Watch(Callback):
         dog.end()
 
 
-def _store() -> Store:
-    """The process group's, under names of our own."""
+def _store(rank: int) -> Store:
+    """The process group's, under names of this run alone: it may serve several runs, one after the other."""
     from torch.distributed.distributed_c10d import _get_default_store
 
-    return PrefixStore("lightning_gpt", _get_default_store())
+    store = PrefixStore("lightning_gpt", _get_default_store())
+    return PrefixStore(f"run/{store.add(f'runs/{rank}', 1)}", store)
 
 
 def _dismiss_observer() -> None:

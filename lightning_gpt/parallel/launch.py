@@ -5,6 +5,7 @@ import faulthandler
 import os
 import subprocess
 from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 from lightning.pytorch import Trainer
@@ -93,15 +94,25 @@ class Launch:
         launcher = getattr(getattr(self.trainer, "strategy", None), "launcher", None)
         seconds = 10.0 if self._leaves_early else CHILDREN_SECONDS
         for child in getattr(launcher, "procs", []):
-            try:
-                child.wait(timeout=seconds)
-            except subprocess.TimeoutExpired:
+            if not _ended(child, seconds):
                 child.kill()
                 seconds = 0.1
         if self._leaves_early:
             # In C, because Python can start no thread while it ends.
             silence = open(os.devnull, "w")  # noqa: SIM115
             atexit.register(faulthandler.dump_traceback_later, EXIT_SECONDS, exit=True, file=silence)
+
+
+def _ended(child: subprocess.Popen | BaseProcess, seconds: float) -> bool:
+    """Whether a rank that Lightning has started, as a command or by a fork, ends within so long."""
+    if isinstance(child, BaseProcess):
+        child.join(seconds)
+        return not child.is_alive()
+    try:
+        child.wait(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
 
 
 def _is_failure(error: BaseException) -> bool:

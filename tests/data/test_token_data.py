@@ -193,7 +193,7 @@ def test_two_processes_share_the_batches_of_one(tmp_path, corpus, one_thread):
 def test_checkpoints_load_without_running_code(tmp_path, corpus):
     fit(tmp_path, TokenData(str(corpus), batch_size=4, block_size=8, seed=3), 2, callbacks=[every_step(tmp_path)])
     state = torch.load(tmp_path / "step=2.ckpt", weights_only=True)["TokenData"]
-    assert state == {"consumed_samples": 8, "seed": 3, "fingerprint": "b" * 64}
+    assert state == {"consumed_samples": 8, "samples_per_step": 4, "seed": 3, "fingerprint": "b" * 64}
 
 
 def test_a_second_fit_begins_anew(tmp_path, corpus):

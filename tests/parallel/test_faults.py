@@ -226,7 +226,7 @@ def test_a_rank_that_starts_late_joins_the_same_run(two, processes):
 def measured(run: Path) -> list[dict[str, float]]:
     """Everything but speed and time."""
     rows = read_metrics(run / "metrics.jsonl")
-    return [{key: value for key, value in row.items() if not key.startswith("speed/")} for row in rows]
+    return [{key: value for key, value in row.items() if not key.startswith(("speed/", "memory/"))} for row in rows]
 
 
 def newest_step(root: Path) -> int:

@@ -134,7 +134,7 @@ def test_resume_equals_an_undisturbed_run(post_train, tiny_model, pair_rows, nam
     assert one["state_dict"].keys() == other["state_dict"].keys()
     assert all(torch.equal(tensor, other["state_dict"][key]) for key, tensor in one["state_dict"].items())
     logged = [[row for row in read_metrics(run / "metrics.jsonl") if "train/loss" in row] for run in (whole, half)]
-    expected, found = ([{k: v for k, v in r.items() if not k.startswith("speed")} for r in rows] for rows in logged)
+    expected, found = ([{k: v for k, v in r.items() if not k.startswith(("speed", "memory"))} for r in rows] for rows in logged)
     assert found == expected
     if name == "PPO":
         assert len(set(column(whole, "objective/kl_coef"))) > 1  # the coefficient moved, and came back with the run
@@ -156,7 +156,7 @@ def test_two_processes_are_one(post_train, tiny_model, pair_rows, one_thread, na
             name=f"world_{world}",
         )
         rows = [row for row in read_metrics(run / "metrics.jsonl") if "train/loss" in row]
-        keys = [key for key in rows[0] if not key.startswith(("speed", "val/num", "val/explained"))]
+        keys = [key for key in rows[0] if not key.startswith(("speed", "memory", "val/num", "val/explained"))]
         found.append(([[row[key] for key in keys] for row in rows], read_checkpoint(run / "checkpoints/last.ckpt")))
     torch.testing.assert_close(torch.tensor(found[0][0]), torch.tensor(found[1][0]), rtol=2e-3, atol=2e-4)
     for key, tensor in found[0][1]["state_dict"].items():
