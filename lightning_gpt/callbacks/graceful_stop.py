@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import NoReturn
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.optim import Optimizer
@@ -53,6 +54,7 @@ class GracefulStop(Callback):
         self.grace_seconds, self.requeue = grace_seconds, requeue
         self._heard = 0  # 1 + place in SIGNALS; 0 = nothing
         self._step = 0
+        self._leaving: int | None = None  # the signal after which this validation is the last thing done
         self._previous: dict[int, object] = {}
         self._vote: Vote | None = None
         self._deadline: threading.Timer | None = None
@@ -113,7 +115,22 @@ class GracefulStop(Callback):
             return
         number = SIGNALS[heard - 1]
         self._start_clock(number)
-        saver = next((c for c in trainer.callbacks if isinstance(c, LastCheckpoint)), None)
+        loop = trainer.fit_loop
+        if not loop.epoch_loop._should_check_val_fx(loop._data_fetcher):
+            self._leave(trainer, number)
+        # A run continued from before a validation that is due would leave it out: leave after it. In case the grace
+        # ends within it, this much is saved.
+        self._leaving = number
+        if (saver := _saver(trainer)) is not None:
+            saver.save_now(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leaves after the validation that was due."""
+        if self._leaving is not None:
+            self._leave(trainer, self._leaving)
+
+    def _leave(self, trainer: Trainer, number: int) -> NoReturn:
+        saver = _saver(trainer)
         saved = saver is not None and saver.save_now(trainer, final=True)
         requeued = ""
         if self.requeue and saved and trainer.is_global_zero and number not in (signal.SIGINT, signal.SIGTERM):
@@ -135,6 +152,10 @@ class GracefulStop(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """As at the end."""
         self._release()
+
+
+def _saver(trainer: Trainer) -> LastCheckpoint | None:
+    return next((one for one in trainer.callbacks if isinstance(one, LastCheckpoint)), None)
 
 
 def requeue_slurm_job() -> str:

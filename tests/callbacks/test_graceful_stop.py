@@ -55,6 +55,20 @@ def test_a_signal_saves_and_the_run_goes_on(lightning_gpt, tmp_path, capsys, sen
     assert losses(run) == losses(lightning_gpt("fit", *same))
 
 
+def test_a_validation_that_is_due_is_done_before_it_leaves(lightning_gpt, tmp_path):
+    def validations(run):
+        return {row["step"]: row["val/loss"] for row in read_metrics(run / "metrics.jsonl") if "val/loss" in row}
+
+    same = ("--trainer.accumulate_grad_batches", 2, "--trainer.val_check_interval", 4)
+    with pytest.raises(SystemExit) as stop:
+        lightning_gpt("fit", *same, "--trainer.callbacks+=test_graceful_stop.SendSignal")
+    assert stop.value.code == 143
+    run = tmp_path / "runs" / "tiny" / "version_0"
+    assert validations(run).keys() == {4}
+    lightning_gpt("fit", *same, "--ckpt_path", "last")
+    assert validations(run) == validations(lightning_gpt("fit", *same))
+
+
 def test_a_grace_that_is_none_is_refused(lightning_gpt, capsys):
     with pytest.raises(SystemExit) as stop:
         lightning_gpt("fit", "--stop.grace_seconds", 0)

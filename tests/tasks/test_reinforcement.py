@@ -134,7 +134,9 @@ def test_resume_equals_an_undisturbed_run(post_train, tiny_model, pair_rows, nam
     assert one["state_dict"].keys() == other["state_dict"].keys()
     assert all(torch.equal(tensor, other["state_dict"][key]) for key, tensor in one["state_dict"].items())
     logged = [[row for row in read_metrics(run / "metrics.jsonl") if "train/loss" in row] for run in (whole, half)]
-    expected, found = ([{k: v for k, v in r.items() if not k.startswith(("speed", "memory"))} for r in rows] for rows in logged)
+    expected, found = (
+        [{k: v for k, v in r.items() if not k.startswith(("speed", "memory"))} for r in rows] for rows in logged
+    )
     assert found == expected
     if name == "PPO":
         assert len(set(column(whole, "objective/kl_coef"))) > 1  # the coefficient moved, and came back with the run
