@@ -42,11 +42,28 @@ def workplace(tmp_path_factory, tiny_model, tiny_llava, pair_rows, squares):
     return folder
 
 
+LONG = {
+    "02_data/tokenizers",
+    "06_scaling/grid",
+    "06_scaling/learning_rates",
+    "11_multimodal/batch_and_loss",
+    "11_multimodal/temperature",
+    "12_experts/capacity",
+}
+"""Tried by `make test-slow`: many variants, or dear ones, of kinds that others try as well."""
+
+
 def test_there_are_experiments():
     assert len(EXPERIMENTS) > 15
 
 
-@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def cell(path: Path):
+    """Of the table of smoke tests."""
+    name = f"{path.parent.name}/{path.stem}"
+    return pytest.param(path, id=name, marks=[pytest.mark.slow] if name in LONG else [])
+
+
+@pytest.mark.parametrize("path", [cell(path) for path in EXPERIMENTS])
 def test_smoke(path, workplace, monkeypatch, capsys):
     monkeypatch.chdir(workplace)
     experiment = load_experiment(path)
