@@ -180,15 +180,19 @@ class VisionInstructionData(RowData):
         return batch
 
     def majority(self) -> dict[str, float]:
-        """For each kind of validation rows: how often the commonest training answer of that kind is right."""
+        """For each kind of validation rows: how often its commonest training answer is right; of a kind that is asked
+        only within talks of other kinds, its commonest answer in validation, the best that guessing can do."""
         learnt: dict[str, Counter[str]] = {}
         for one in self.examples("train"):
             learnt.setdefault(one.kind, Counter())[one.answer] += 1
-        found: dict[str, list[bool]] = {}
+        asked: dict[str, Counter[str]] = {}
         for one in self.examples("val"):
-            commonest = learnt[one.kind].most_common(1)[0][0] if one.kind in learnt else None
-            found.setdefault(one.kind, []).append(one.answer == commonest)
-        return {kind: sum(right) / len(right) for kind, right in found.items()}
+            asked.setdefault(one.kind, Counter())[one.answer] += 1
+        found = {}
+        for kind, answers in asked.items():
+            guess = learnt.get(kind, answers).most_common(1)[0][0]
+            found[kind] = answers[guess] / answers.total()
+        return found
 
 
 def name_of(image: Path | bytes) -> str:
