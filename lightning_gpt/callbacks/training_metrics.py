@@ -49,17 +49,8 @@ class TrainingMetrics(Callback):
             return
         loss, tokens = pl_module.window_loss, pl_module.window_tokens
         if trainer.world_size > 1:
-            # A task counts its own rank's tokens for every rank; where batches are uneven the mean of what all have
-            # counted is the total.
-            sums = torch.stack(
-                [
-                    torch.as_tensor(value, dtype=torch.float64, device=pl_module.device)
-                    for value in (loss, tokens, pl_module.tokens_seen)
-                ]
-            )
-            pl_module.ranks.sum(sums)
-            loss, tokens = sums[:2]
-            pl_module.tokens_seen = round(float(sums[2]) / pl_module.ranks.size)
+            both = [torch.as_tensor(v, dtype=torch.float64, device=pl_module.device) for v in (loss, tokens)]
+            loss, tokens = pl_module.ranks.sum(torch.stack(both))
         pl_module.window_loss, pl_module.window_tokens = 0.0, 0
         loss = float(loss) / max(float(tokens), 1)
         now = time.perf_counter()

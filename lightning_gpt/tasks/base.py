@@ -54,7 +54,7 @@ class Task(LightningModule):
         self.learning_rate = 0.0
         self._step_tokens: Tensor | int = 0
         self._own_losses: deque[tuple[int, Tensor]] = deque(maxlen=1024)  # since the last healthy log, by step
-        self._step_seen = 0
+        self._step_seen: int | None = None  # None: this task's ranks have equal numbers
         self._divisor: Tensor | int = 1
         self._window_sums: dict[str, Tensor] = {}
         self._fresh_groups: list[dict[str, Any]] = []
@@ -106,8 +106,18 @@ class Task(LightningModule):
         self._tokens_seen = tokens
 
     def see(self, tokens: int) -> None:
-        """Counts tokens of this rank's micro-batch as seen, where ranks have unequal numbers."""
-        self._step_seen += tokens
+        """Counts tokens of this rank's micro-batch as seen, where ranks have unequal numbers; in every micro-batch."""
+        self._step_seen = (self._step_seen or 0) + tokens
+
+    def _end_counts(self) -> None:
+        """At the end of an optimizer step: adds what every rank has seen, and begins anew."""
+        seen, self._step_seen, self._step_tokens = self._step_seen, None, 0
+        if seen is not None and self.ranks.size > 1:
+            # Not read here: on a GPU that would wait for the step.
+            everyones = self.ranks.sum(torch.tensor(seen, dtype=torch.float64, device=self.device))
+            self._tokens_seen = self._tokens_seen + everyones
+        elif seen is not None:
+            self._tokens_seen += seen
 
     @property
     def strategy(self) -> Strategy | None:
@@ -200,20 +210,16 @@ class Task(LightningModule):
         optimizers under bf16-mixed.
         """
         self.learning_rate = optimizer.param_groups[0]["lr"]  # of this step: the schedule moves on before the log
-        masked = getattr(self.trainer.datamodule, "masks_targets", True)
         if isinstance(optimizer, InBackward):
-            if masked:
-                seen = torch.tensor(self._step_seen, dtype=torch.float64, device=self.device)
-                self._tokens_seen = self._tokens_seen + self.ranks.sum(seen)
-            self._step_tokens = self._step_seen = 0
+            self._end_counts()
             self.gradient_norm = optimizer.take_norm()
             self._check_norm()
             return
         # From the optimizer's lists: to walk the modules takes 0.2 ms of every step.
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        if masked:
+        if getattr(self.trainer.datamodule, "masks_targets", True):
             self._rescale(parameters)
-        self._step_tokens = self._step_seen = 0
+        self._end_counts()
         by_value = gradient_clip_algorithm == "value"
         self.gradient_norm = clip_by_norm(parameters, None if by_value else gradient_clip_val)
         if by_value and gradient_clip_val:
@@ -228,11 +234,10 @@ class Task(LightningModule):
 
     def _rescale(self, parameters: list[torch.nn.Parameter]) -> None:
         """Gradients of nominal means -> gradients of the mean over counted tokens of all ranks."""
-        ranks, of_step = self.ranks, (self._step_tokens, self._step_seen)
-        counted, seen = ranks.sum(torch.stack([torch.as_tensor(n, device=self.device).double() for n in of_step]))
-        self._tokens_seen = self._tokens_seen + seen
+        ranks = self.ranks
+        counted = ranks.sum(torch.as_tensor(self._step_tokens, dtype=torch.float32, device=self.device).clone())
         # Each sum was divided by the nominal size and the accumulation, then averaged over the ranks.
-        factor = self.nominal_tokens * self.trainer.accumulate_grad_batches * ranks.size / counted.float().clamp(min=1)
+        factor = self.nominal_tokens * self.trainer.accumulate_grad_batches * ranks.size / counted.clamp(min=1)
         if factor.device.type == "cpu" and factor.item() == 1.0:
             return
         torch._foreach_mul_(local_gradients(parameters), factor)

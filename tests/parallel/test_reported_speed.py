@@ -20,7 +20,7 @@ def settings(tmp_path, **trainer) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize("strategy", [one for one in DATA_RANKS if (TRAINERS / f"{one}.yaml").exists()])
+@pytest.mark.parametrize("strategy", DATA_RANKS)
 def test_rates_are_totals_and_the_share_is_measured(strategy, processes, recipe, tmp_path):
     # Widths at which a step is some milliseconds of computing, and gradients some of sending.
     share = {
