@@ -133,18 +133,19 @@ def measured(request: Request, processes: int, stage: int, corpus: Path) -> dict
         return json.loads(path.read_text())
 
 
-def row_of(rounds: list[dict]) -> tuple[float, float, float]:
-    """Milliseconds of a step through the Trainer and of a bare one, and the median of the pairs' differences."""
+def summary(rounds: list[dict]) -> dict:
+    """Medians in milliseconds over the pairs of all rounds: a bare step, and what the Trainer's takes more."""
     pairs = [pair for one in rounds for pair in one["seconds"]]
-    trainer, bare = (1e3 * median(column) for column in zip(*pairs))
-    return trainer, bare, 1e3 * median(a - b for a, b in pairs)
+    bare_ms, more_ms = 1e3 * median(bare for _, bare in pairs), 1e3 * median(ours - bare for ours, bare in pairs)
+    return {"pairs": len(pairs), "bare_ms": bare_ms, "more_ms": more_ms, "collectives": rounds[0]["collectives"]}
 
 
 def report(results: dict) -> str:
     """Markdown."""
     parts = [
         f"# A data-parallel step beside a bare torch DDP loop, {results['setting']}",
-        "`python -m benchmarks.data_parallel`",
+        f"`python -m benchmarks.data_parallel --sizes {' '.join(results['sizes'])} --setting {results['setting']} "
+        f"--rounds {results['rounds']} --steps {results['steps']}`",
         machine_line(results["machine"]),
         "One and two gloo processes of one thread. A step of the Trainer and a bare step take turns, a barrier between "
         f"them; {results['rounds']} x {results['steps']} of each at S, a tenth at M, rounds of one process and of two "
@@ -156,14 +157,16 @@ def report(results: dict) -> str:
     for size, stages in results["sizes"].items():
         table = []
         for name, by_processes in stages.items():
-            (_, bare_1, more_1), (_, bare_2, more_2) = (row_of(by_processes[count]) for count in ("1", "2"))
+            (bare_1, more_1), (bare_2, more_2) = (
+                (by_processes[count]["bare_ms"], by_processes[count]["more_ms"]) for count in ("1", "2")
+            )
             for count, bare, more in (("1", bare_1, more_1), ("2", bare_2, more_2)):
                 cells = [name, count, f"{bare + more:.2f}", f"{bare:.2f}", f"{more:+.2f}", f"{more / bare:+.1%}"]
                 if count == "2":
                     mine, theirs = (bare_1 + more_1) / (bare_2 + more_2), bare_1 / bare_2
                     cells += [f"{mine:.1%}", f"{theirs:.1%}", f"{mine / theirs:.3f}"]
                 table.append(cells + [""] * (len(headings) - len(cells)))
-        recorded = next(iter(reversed(stages.values())))["2"][0]["collectives"]
+        recorded = next(iter(reversed(stages.values())))["2"]["collectives"]
         parts += [
             f"## {SHAPES[size]}",
             markdown_table(headings, table),
@@ -192,13 +195,15 @@ def main() -> None:
             request = Request("ours", size, options.setting, 1, steps, "cpu", None, workdir)
             corpus = random_corpus(request.shape, Path(workdir))
             stages = {name: {"1": [], "2": []} for name in STAGES}
-            results["sizes"][size] = stages
             for _ in range(options.rounds):
                 for stage, name in enumerate(STAGES):
                     for processes in (1, 2):
                         stages[name][str(processes)].append(measured(request, processes, stage, corpus))
-    write_json(options.out / "results.json", results)
-    write_text(options.out / "report.md", report(results))
+            results["sizes"][size] = {
+                name: {count: summary(rounds) for count, rounds in counts.items()} for name, counts in stages.items()
+            }
+            write_json(options.out / "results.json", results)  # a later size may take long
+            write_text(options.out / "report.md", report(results))
     print(report(results))
 
 
