@@ -44,11 +44,13 @@ from lightning_gpt.callbacks import (  # noqa: E402
 )
 from lightning_gpt.callbacks.run_settings import curated_settings  # noqa: E402
 from lightning_gpt.callbacks.watch import record_collectives  # noqa: E402
+from lightning_gpt.cli.allocator import return_large_blocks  # noqa: E402
 from lightning_gpt.cli.quiet import quiet_lightning  # noqa: E402
 from lightning_gpt.nn import GPTConfig  # noqa: E402
 from lightning_gpt.nn.flops import parameters  # noqa: E402
 from lightning_gpt.parallel.data_parallel import DataParallel  # noqa: E402
 from lightning_gpt.parallel.launch import Launch  # noqa: E402
+from lightning_gpt.parallel.strategies import Spreading  # noqa: E402
 from lightning_gpt.tasks import NonFiniteError  # noqa: E402
 
 TRAINER_DEFAULTS: dict[str, Any] = {
@@ -198,6 +200,8 @@ class TrainingCLI(LightningCLI):
             raise ValueError(f"trainer: {error}") from error
         if isinstance(trainer.strategy, DataParallel):
             trainer.strategy.check_trainer(trainer)
+        if on_cpu and isinstance(trainer.strategy, Spreading):
+            return_large_blocks()
         watch.prepare(trainer, self.config[self.verb].as_dict(), self.launch.dog)
         self.launch.trainer = trainer
         return trainer
