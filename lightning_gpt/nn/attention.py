@@ -12,6 +12,7 @@ from lightning_gpt.nn.attention_paths import Sight
 from lightning_gpt.nn.cache import KVCache
 from lightning_gpt.nn.config import GPTConfig
 from lightning_gpt.nn.norms import rms_norm
+from lightning_gpt.nn.paged_cache import PagedStep
 from lightning_gpt.nn.positions import rotate
 
 
@@ -23,8 +24,10 @@ class Pass:
     """By the layer's window: how its queries meet its keys."""
     rotary: tuple[Tensor, Tensor] | None
     """cos and sin at the tokens' positions."""
-    cache: KVCache | None
+    cache: KVCache | PagedStep | None
     positions: Tensor | slice
+    slopes_H: Tensor | None = None
+    """ALiBi's, for a PagedStep; sights have them in their masks."""
 
 
 class CausalSelfAttention(nn.Module):
@@ -66,14 +69,21 @@ class CausalSelfAttention(nn.Module):
             q, k = rms_norm(q, self.q_gain, self.norm_eps), rms_norm(k, self.k_gain, self.norm_eps)
         if shared.rotary is not None:
             q, k = rotate(q, *shared.rotary), rotate(k, *shared.rotary)
+        if isinstance(shared.cache, PagedStep):
+            extras = self.scale, self.window, shared.slopes_H, self.softcap, self.sinks
+            y_BHTD = shared.cache.attend(self.layer, q, k, v, *extras)
+        else:
+            y_BHTD = self._attend(q, k, v, shared)
+        y_BTC = y_BHTD.transpose(1, 2).reshape(B, T, self.heads * self.head_size)
+        return self.out(y_BTC if shared.cache is None else y_BTC.to(x_BTC.dtype)), value
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, shared: Pass) -> Tensor:
+        """Queries to the keys and values of this pass and of the cache, by the path that was chosen for it."""
         if shared.cache is not None:
             k, v = shared.cache.update(self.layer, k, v, shared.positions)
             q = q.to(k.dtype)
         path, mask = shared.sights[self.window]
         dropout = self.dropout if self.training else 0.0
         if self.softcap is None and self.sinks is None:
-            y_BHTD = path(q, k, v, mask, self.scale, dropout)
-        else:
-            y_BHTD = path(q, k, v, mask, self.scale, dropout, softcap=self.softcap, sinks_H=self.sinks)
-        y_BTC = y_BHTD.transpose(1, 2).reshape(B, T, self.heads * self.head_size)
-        return self.out(y_BTC if shared.cache is None else y_BTC.to(x_BTC.dtype)), value
+            return path(q, k, v, mask, self.scale, dropout)
+        return path(q, k, v, mask, self.scale, dropout, softcap=self.softcap, sinks_H=self.sinks)

@@ -15,6 +15,7 @@ from lightning_gpt.nn.initialization import initialize
 from lightning_gpt.nn.loss import answered, linear_cross_entropy
 from lightning_gpt.nn.masks import within_documents
 from lightning_gpt.nn.moe import mixtures
+from lightning_gpt.nn.paged_cache import PagedStep
 from lightning_gpt.nn.positions import RotaryTable, SinusoidalTable, alibi_slopes
 
 
@@ -54,7 +55,7 @@ class GPT(nn.Module):
         self,
         input_ids_BT: Tensor,
         positions: Tensor | None = None,
-        cache: KVCache | None = None,
+        cache: KVCache | PagedStep | None = None,
         document_ids: Tensor | None = None,
     ) -> Tensor:
         """Logits (B, T, V). Arguments as `hidden`."""
@@ -64,7 +65,7 @@ class GPT(nn.Module):
         self,
         input_ids_BT: Tensor,
         positions: Tensor | None = None,
-        cache: KVCache | None = None,
+        cache: KVCache | PagedStep | None = None,
         document_ids: Tensor | None = None,
         record: list[Tensor] | None = None,
         embedded_BTC: Tensor | None = None,
@@ -75,7 +76,8 @@ class GPT(nn.Module):
             input_ids_BT: (B, T) int64 token ids.
             positions: (B, T) int64, each token's position in its row; needed only for ragged rows with a cache.
                 Default: consecutive, continuing after the cache's longest row.
-            cache: filled with these tokens' keys and values; earlier ones are attended to.
+            cache: filled with these tokens' keys and values; earlier ones are attended to. A PagedStep knows the
+                positions itself.
             document_ids: (B, T) int64; a token sees only its own document (packing), and its position counts from
                 where that begins. Not together with a cache.
             record: gets every layer's attention weights (B, H, T, S) in order, to look at.
@@ -91,14 +93,17 @@ class GPT(nn.Module):
                 "moe.routing=expert_choice cannot generate: each expert chooses among all tokens of a batch, later "
                 "ones too, which are not there yet; train with routing=softmax to generate"
             )
-        start = cache.length if cache is not None else 0
+        paged = isinstance(cache, PagedStep)
+        if paged:
+            positions = cache.positions
+        start = cache.length if cache is not None and not paged else 0
         if positions is None and start + T > self.config.block_size:
             raise ValueError(
                 f"{start + T} tokens exceed block_size={self.config.block_size}: shorten the input "
                 "or build the model with a larger block_size"
             )
         where: Tensor | slice = slice(start, start + T) if positions is None else positions
-        if cache is not None:
+        if cache is not None and not paged:
             cache.reserve(start if positions is None else 0, T if positions is None else int(positions.max()) + 1)
 
         x = self.token_embedding(input_ids_BT) if embedded_BTC is None else embedded_BTC
@@ -112,9 +117,10 @@ class GPT(nn.Module):
         rotary = self.rotary(where, dtype) if self.config.position == "rotary" else None
         sights = {
             window: self._sight(window, input_ids_BT, where, cache, document_ids, dtype, record)
-            for window in set(self.config.windows)
+            for window in (() if paged else set(self.config.windows))
         }
-        shared = Pass(sights, rotary, cache, where)
+        slopes_H = self.slopes_H if paged and self.config.position == "alibi" else None
+        shared = Pass(sights, rotary, cache, where, slopes_H)
 
         embedding, first_value = x, None
         for layer, block in enumerate(self.blocks):
