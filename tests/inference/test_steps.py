@@ -28,28 +28,36 @@ def network(**settings) -> GPT:
     return net
 
 
+TEXTS = [[(7 * n * n + n * row + 3) % 61 for n in range(length)] for row, length in enumerate((19, 7, 11))]
+BLOCKS = [[3, 9, 1, 20, 5], [0, 2], [7, 6, 8]]
+PLAN = [(5, 1, 0), (1, 1, 4), (6, 0, 1), (1, 4, 1), (0, 1, 5), (6, 0, 0)]
+"""Tokens that each request reads in each step: chunks of different lengths side by side, single tokens, both."""
+
+
+def run_plan(runner, dtype: torch.dtype | str | None = None) -> tuple[torch.Tensor, list[list[int]]]:
+    """The logits after each chunk, and what had been read of that request."""
+    cache = runner.make_cache(24, 4, dtype)
+    done, logits, read = [0, 0, 0], [], []
+    for counts in PLAN:
+        tokens, spans, wanted = [], [], []
+        for row, count in enumerate(counts):
+            if count:
+                spans.append(Span(len(tokens), count, done[row], BLOCKS[row]))
+                tokens += TEXTS[row][done[row] : done[row] + count]
+                done[row] += count
+                wanted.append(len(tokens) - 1)
+                read.append(TEXTS[row][: done[row]])
+        logits.append(runner.forward(StepInput(tokens, spans, wanted), cache))
+    assert done == [19, 7, 11]
+    return torch.cat(logits), read
+
+
 @pytest.mark.parametrize("settings", NETWORKS.values(), ids=NETWORKS)
 def test_steps_of_mixed_requests_give_the_logits_of_whole_passes(settings):
     net = network(**settings)
-    runner = TorchRunner(net)
-    cache = runner.make_cache(blocks=24, block_size=4)
-    texts = [torch.randint(61, (n,)).tolist() for n in (19, 7, 11)]
-    blocks = [[3, 9, 1, 20, 5], [0, 2], [7, 6, 8]]
-    # Chunks of different lengths side by side: prefills, decodes and both at once.
-    plan = [(5, 1, 0), (1, 1, 4), (6, 0, 1), (1, 4, 1), (0, 1, 5), (6, 0, 0)]
-    done = [0, 0, 0]
-    for counts in plan:
-        tokens, spans, wanted, expected = [], [], [], []
-        for row, count in enumerate(counts):
-            if count:
-                spans.append(Span(len(tokens), count, done[row], blocks[row]))
-                tokens += texts[row][done[row] : done[row] + count]
-                done[row] += count
-                wanted.append(len(tokens) - 1)
-                expected.append(net(torch.tensor([texts[row][: done[row]]]))[0, -1])
-        logits = runner.forward(StepInput(tokens, spans, wanted), cache)
-        torch.testing.assert_close(logits, torch.stack(expected), atol=2e-5, rtol=1e-4)
-    assert done == [19, 7, 11]
+    logits, read = run_plan(TorchRunner(net))
+    expected = torch.stack([net(torch.tensor([tokens]))[0, -1] for tokens in read])
+    torch.testing.assert_close(logits, expected, atol=2e-5, rtol=1e-4)
 
 
 def test_requests_that_begin_alike_share_blocks():

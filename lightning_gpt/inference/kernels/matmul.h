@@ -1,0 +1,420 @@
+// y = x W^T + b for weights that were packed once: in float32, bfloat16, int8 and int4.
+//
+// Legend: M rows of x, N outputs, K inputs. Sixteen outputs are a panel, four panels a quad. Every output adds its
+// products in the same order whatever M is: a request's logits do not depend on what is computed beside it.
+#pragma once
+
+#include <omp.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "vector.h"
+
+enum Kind {
+  F32,   // float32 by float32
+  BF16,  // bfloat16 by bfloat16, sums in float32
+  W8A8,  // int8 by int8 rounded per row, sums in int32
+  W8,    // int8 with a scale per group, by bfloat16
+  W4,    // int4 with a scale per group, by bfloat16
+};
+
+constexpr int QUAD = 4 * LANES;
+constexpr int TILE_ROWS = 16;
+constexpr int AHEAD = 2048;  // bytes of each panel that are asked for before they are needed
+
+inline int round_up(int n, int multiple) { return (n + multiple - 1) / multiple * multiple; }
+
+#if defined(__AMX_BF16__) && defined(__AMX_INT8__)
+#define HAS_TILES 1
+#endif
+
+// Asks Linux for the tile registers; false where there are none.
+inline bool tiles_allowed() {
+#ifdef HAS_TILES
+  constexpr int REQUEST = 0x1023, TILE_DATA = 18;
+  return syscall(SYS_arch_prctl, REQUEST, TILE_DATA) == 0;
+#else
+  return false;
+#endif
+}
+
+struct TileConfig {
+  uint8_t palette = 1, start = 0, unused[14] = {};
+  uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+  uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+};
+
+inline void begin_tiles(bool tiles) {
+#ifdef HAS_TILES
+  static const TileConfig config;
+  if (tiles) _tile_loadconfig(&config);
+#endif
+}
+
+inline void end_tiles(bool tiles) {
+#ifdef HAS_TILES
+  if (tiles) _tile_release();
+#endif
+}
+
+// Memory that begins at a page and lies in large pages where the system has them: weights are read from end to end.
+inline void* big_memory(size_t bytes) {
+  constexpr size_t LARGE = 1 << 21;
+  void* memory = nullptr;
+  size_t size = (bytes + LARGE - 1) / LARGE * LARGE;
+  if (bytes < LARGE) size = (bytes + 63) / 64 * 64;
+  if (posix_memalign(&memory, bytes < LARGE ? 64 : LARGE, size ? size : 64)) return nullptr;
+  if (bytes >= LARGE) madvise(memory, size, MADV_HUGEPAGE);
+  memset(memory, 0, size);
+  return memory;
+}
+
+// How many numbers of x one step along K takes, and the bytes of a panel's weights in it.
+inline int step_of(Kind kind) { return kind == F32 ? 1 : kind == W8A8 ? 64 : 32; }
+
+inline int panel_bytes(Kind kind) {
+  switch (kind) {
+    case F32: return 64;
+    case BF16: return 1024;
+    case W8A8: return 1024;
+    case W8: return 512;
+    default: return 256;
+  }
+}
+
+// Packed weights. A panel's step holds, for BF16, k pairs by outputs by 2; for W8A8, k fours by outputs by 4: what the
+// processor's dot products take. W8 and W4 have BF16's order in a byte and in half a byte.
+struct Matrix {
+  Kind kind = F32;
+  int N = 0, K = 0, quads = 0, steps = 0, group_steps = 0, groups = 0;
+  uint8_t* data = nullptr;
+  float* scale = nullptr;   // (panels, groups, 16); none for F32 and BF16
+  float* bias = nullptr;    // (panels, 16)
+  int32_t* sums = nullptr;  // (panels, 16), of a W8A8 row's weights
+
+  ~Matrix() { free(data), free(scale), free(bias), free(sums); }
+
+  const uint8_t* panel(int p) const { return data + (size_t)p * steps * panel_bytes(kind); }
+};
+
+// Bytes of one prepared row.
+inline size_t row_bytes(Kind kind, int K) {
+  int length = round_up(K, 64);
+  return kind == F32 ? 4 * (size_t)length : kind == W8A8 ? length : 2 * (size_t)length;
+}
+
+// Rows of x in the form that a kind of weights takes; what is behind K stays zero.
+struct Rows {
+  uint8_t* data = nullptr;  // a multiple of 16 rows: tiles read whole
+  float* scale = nullptr;   // of each row, for W8A8
+  size_t stride = 0;
+};
+
+// One row into its form. x has K numbers and, behind, zeros up to a multiple of 16.
+inline void prepare_row(Kind kind, const float* x, int K, uint8_t* to, float* scale) {
+  int whole = round_up(K, LANES);
+  if (kind == F32) {
+    memcpy(to, x, 4 * (size_t)K);
+  } else if (kind == W8A8) {
+    Floats most{};
+    for (int k = 0; k < whole; k += LANES) most = maximum(most, absolute(load<Floats>(x + k)));
+    float limit = largest(most);
+    *scale = limit / 127.0f;
+    float inverse = limit > 0 ? 127.0f / limit : 0.0f;
+    for (int k = 0; k < whole; k += LANES) {
+      // Adding 1.5 * 2^23 rounds to the nearest whole number, ties to even.
+      Floats rounded = load<Floats>(x + k) * inverse + 12582912.0f;
+      store(to + k, __builtin_convertvector((Ints)to_bits(rounded) - 0x4b400000, Bytes));
+    }
+  } else {
+    for (int k = 0; k < whole; k += LANES) store((uint16_t*)to + k, to_bf16(load<Floats>(x + k)));
+  }
+}
+
+// ---- one step of R rows by a quad -----------------------------------------------------------------------------------
+
+inline Floats dot_bf16(Floats sum, const uint8_t* w, uint32_t pair) {
+#ifdef __AVX512BF16__
+  return (Floats)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_loadu_si512(w), (__m512bh)_mm512_set1_epi32(pair));
+#else
+  Words both = load<Words>(w);
+  float low, high;
+  uint32_t l = pair << 16, h = pair & 0xffff0000u;
+  memcpy(&low, &l, 4), memcpy(&high, &h, 4);
+  sum += from_bits(both << 16) * low;
+  return sum + from_bits(both & 0xffff0000u) * high;
+#endif
+}
+
+// x is offset by 128 to be unsigned, which the sums of the weights take off again in the end.
+inline Ints dot_int8(Ints sum, const uint8_t* w, uint32_t four) {
+#ifdef __AVX512VNNI__
+  return (Ints)_mm512_dpbusd_epi32((__m512i)sum, _mm512_set1_epi32(four ^ 0x80808080u), _mm512_loadu_si512(w));
+#else
+  Ints weights = load<Ints>(w);
+  for (int i = 0; i < 4; ++i) {
+    int x = (int)((four >> (8 * i)) & 255) ^ 128;
+    sum += ((weights << (24 - 8 * i)) >> 24) * x;
+  }
+  return sum;
+#endif
+}
+
+// Sixteen pairs of whole numbers from W8's or W4's bytes, as bfloat16: exact, since they are below 256.
+template <Kind kind>
+inline void unpack_pair(const uint8_t* from, int pair, uint8_t* to) {
+#ifdef __AVX512BW__
+  if (kind == W4) {  // a table look-up: -8 to 7 as bfloat16
+    const __m512i table = _mm512_castsi256_si512(_mm256_setr_epi16(
+        (short)0xc100, (short)0xc0e0, (short)0xc0c0, (short)0xc0a0, (short)0xc080, (short)0xc040, (short)0xc000,
+        (short)0xbf80, 0, 0x3f80, 0x4000, 0x4040, 0x4080, 0x40a0, 0x40c0, 0x40e0));
+    Words both = __builtin_convertvector(load<UBytes>(from + 16 * pair), Words);
+    Words nibbles = (both | (both << 12)) & 0x000f000fu;
+    store(to, (Words)_mm512_permutexvar_epi16((__m512i)nibbles, table));
+    return;
+  }
+#endif
+  Ints values[2];
+  if (kind == W8) {
+    Words both = __builtin_convertvector(load<Halves>(from + 32 * pair), Words);
+    values[0] = ((Ints)both << 24) >> 24, values[1] = ((Ints)both << 16) >> 24;
+  } else {
+    Words both = __builtin_convertvector(load<UBytes>(from + 16 * pair), Words);
+    values[0] = (Ints)(both & 15) - 8, values[1] = (Ints)(both >> 4) - 8;
+  }
+  Words low = to_bits(__builtin_convertvector(values[0], Floats)), high = to_bits(__builtin_convertvector(values[1], Floats));
+  store(to, (low >> 16) | (high & 0xffff0000u));
+}
+
+inline void unpack_step(const Matrix& w, const uint8_t* from, uint8_t* to) {
+  for (int pair = 0; pair < 16; ++pair) {
+    if (w.kind == W8) unpack_pair<W8>(from, pair, to + 64 * pair);
+    else unpack_pair<W4>(from, pair, to + 64 * pair);
+  }
+}
+
+// ---- R rows by a quad: the sums of all steps ------------------------------------------------------------------------
+
+template <int R>
+void sum_f32(const Matrix& w, int quad, const Rows& x, int m, Floats (*sums)[4]) {
+  const float *panels[4], *rows[R];
+  for (int p = 0; p < 4; ++p) panels[p] = (const float*)w.panel(4 * quad + p);
+  for (int r = 0; r < R; ++r) rows[r] = (const float*)(x.data + (m + r) * x.stride);
+  Floats total[R][4] = {};
+  for (int k = 0; k < w.K; ++k)
+    for (int p = 0; p < 4; ++p) {
+      Floats weight = load<Floats>(panels[p] + LANES * k);
+      for (int r = 0; r < R; ++r) total[r][p] += weight * rows[r][k];
+    }
+  memcpy(sums, total, sizeof total);
+}
+
+template <int R>
+void sum_bf16(const Matrix& w, int quad, const Rows& x, int m, Floats (*sums)[4]) {
+  const uint8_t* panels[4];
+  const uint32_t* rows[R];
+  for (int p = 0; p < 4; ++p) panels[p] = w.panel(4 * quad + p);
+  for (int r = 0; r < R; ++r) rows[r] = (const uint32_t*)(x.data + (m + r) * x.stride);
+  Floats total[R][4] = {};
+  for (int pair = 0; pair < 16 * w.steps; ++pair)
+    for (int p = 0; p < 4; ++p)
+      for (int r = 0; r < R; ++r) total[r][p] = dot_bf16(total[r][p], panels[p] + 64 * (size_t)pair, rows[r][pair]);
+  memcpy(sums, total, sizeof total);
+}
+
+template <int R>
+void sum_int8(const Matrix& w, int quad, const Rows& x, int m, Ints (*sums)[4]) {
+  const uint8_t* panels[4];
+  const uint32_t* rows[R];
+  for (int p = 0; p < 4; ++p) panels[p] = w.panel(4 * quad + p);
+  for (int r = 0; r < R; ++r) rows[r] = (const uint32_t*)(x.data + (m + r) * x.stride);
+  Ints total[R][4] = {};
+  for (int four = 0; four < 16 * w.steps; ++four)
+    for (int p = 0; p < 4; ++p)
+      for (int r = 0; r < R; ++r) total[r][p] = dot_int8(total[r][p], panels[p] + 64 * (size_t)four, rows[r][four]);
+  for (int p = 0; p < 4; ++p)
+    for (int r = 0; r < R; ++r) total[r][p] -= 128 * load<Ints>(w.sums + LANES * (4 * quad + p));
+  memcpy(sums, total, sizeof total);
+}
+
+// Groups are summed alone and then scaled.
+template <int R, Kind kind>
+void sum_grouped(const Matrix& w, int quad, const Rows& x, int m, Floats (*sums)[4]) {
+  const uint32_t* rows[R];
+  for (int r = 0; r < R; ++r) rows[r] = (const uint32_t*)(x.data + (m + r) * x.stride);
+  Floats total[R][4] = {};
+  alignas(64) uint8_t weights[64];
+  for (int p = 0; p < 4; ++p) {
+    const uint8_t* panel = w.panel(4 * quad + p);
+    const float* scale = w.scale + (size_t)LANES * w.groups * (4 * quad + p);
+    for (int step = 0; step < w.steps;) {
+      Floats part[R][2] = {};
+      int end = step + w.group_steps < w.steps ? step + w.group_steps : w.steps;
+      const Floats factor = load<Floats>(scale + LANES * (step / w.group_steps));
+      for (; step < end; ++step)
+        for (int pair = 0; pair < 16; ++pair) {
+          unpack_pair<kind>(panel + (size_t)panel_bytes(kind) * step, pair, weights);
+          for (int r = 0; r < R; ++r)
+            part[r][pair & 1] = dot_bf16(part[r][pair & 1], weights, rows[r][16 * step + pair]);
+        }
+      for (int r = 0; r < R; ++r) total[r][p] += factor * (part[r][0] + part[r][1]);
+    }
+  }
+  memcpy(sums, total, sizeof total);
+}
+
+#ifdef HAS_TILES
+// Sixteen rows by a quad in the tile registers: 0 to 3 hold the sums, 4 holds x, 5 to 7 weights in turn.
+template <class Sum, bool whole_numbers>
+void sum_tiles(const Matrix& w, int quad, const Rows& x, int m, Sum (*sums)[4]) {
+  const uint8_t *a = x.data + m * x.stride, *b = w.panel(4 * quad);
+  size_t next = (size_t)w.steps * 1024;
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+  for (int step = 0; step < w.steps; ++step, a += 64, b += 1024) {
+    // One core alone does not have enough loads under way to use the memory's speed.
+    for (int p = 0; p < 4; ++p)
+      for (int line = 0; line < 1024; line += 64) _mm_prefetch((const char*)b + p * next + AHEAD + line, _MM_HINT_T0);
+    _tile_loadd(4, a, x.stride);
+    _tile_loadd(5, b, 64);
+    _tile_loadd(6, b + next, 64);
+    _tile_loadd(7, b + 2 * next, 64);
+    if (whole_numbers) {
+      _tile_dpbssd(0, 4, 5);
+      _tile_loadd(5, b + 3 * next, 64);
+      _tile_dpbssd(1, 4, 6);
+      _tile_dpbssd(2, 4, 7);
+      _tile_dpbssd(3, 4, 5);
+    } else {
+      _tile_dpbf16ps(0, 4, 5);
+      _tile_loadd(5, b + 3 * next, 64);
+      _tile_dpbf16ps(1, 4, 6);
+      _tile_dpbf16ps(2, 4, 7);
+      _tile_dpbf16ps(3, 4, 5);
+    }
+  }
+  _tile_stored(0, &sums[0][0], 256);
+  _tile_stored(1, &sums[0][1], 256);
+  _tile_stored(2, &sums[0][2], 256);
+  _tile_stored(3, &sums[0][3], 256);
+}
+
+inline void sum_grouped_tiles(const Matrix& w, int quad, const Rows& x, int m, Floats (*sums)[4]) {
+  alignas(64) uint8_t weights[1024];
+  alignas(64) float part[TILE_ROWS][LANES];
+  for (int p = 0; p < 4; ++p) {
+    const uint8_t* panel = w.panel(4 * quad + p);
+    const float* scale = w.scale + (size_t)LANES * w.groups * (4 * quad + p);
+    for (int r = 0; r < TILE_ROWS; ++r) sums[r][p] = Floats{};
+    for (int step = 0; step < w.steps;) {
+      const Floats factor = load<Floats>(scale + LANES * (step / w.group_steps));
+      int end = step + w.group_steps < w.steps ? step + w.group_steps : w.steps;
+      _tile_zero(0);
+      for (; step < end; ++step) {
+        unpack_step(w, panel + (size_t)panel_bytes(w.kind) * step, weights);
+        _tile_loadd(4, x.data + m * x.stride + 64 * step, x.stride);
+        _tile_loadd(5, weights, 64);
+        _tile_dpbf16ps(0, 4, 5);
+      }
+      _tile_stored(0, part, 64);
+      for (int r = 0; r < TILE_ROWS; ++r) sums[r][p] += factor * load<Floats>(part[r]);
+    }
+  }
+}
+#endif
+
+// ---- whole products -------------------------------------------------------------------------------------------------
+
+// The sums of R rows by a quad as floats, with scales and bias, handed to `use(row, quad, sums[4])`.
+template <int R, class Use>
+inline void rows_by_quad(const Matrix& w, int quad, const Rows& x, int m, int count, bool tiles, Use use) {
+  Floats total[R][4];
+  if (w.kind == W8A8) {
+    Ints whole[R][4];
+#ifdef HAS_TILES
+    if (R == TILE_ROWS) sum_tiles<Ints, true>(w, quad, x, m, whole);
+    else
+#endif
+      sum_int8<R>(w, quad, x, m, whole);
+    for (int p = 0; p < 4; ++p) {
+      Floats scale = load<Floats>(w.scale + LANES * (4 * quad + p));
+      for (int r = 0; r < count; ++r)
+        total[r][p] = __builtin_convertvector(whole[r][p], Floats) * scale * x.scale[m + r];
+    }
+  }
+#ifdef HAS_TILES
+  else if (R == TILE_ROWS && w.kind == BF16) sum_tiles<Floats, false>(w, quad, x, m, total);
+  else if (R == TILE_ROWS && w.kind != F32) sum_grouped_tiles(w, quad, x, m, total);
+#endif
+  else if (w.kind == F32) sum_f32<R>(w, quad, x, m, total);
+  else if (w.kind == BF16) sum_bf16<R>(w, quad, x, m, total);
+  else if (w.kind == W8) sum_grouped<R, W8>(w, quad, x, m, total);
+  else sum_grouped<R, W4>(w, quad, x, m, total);
+  for (int r = 0; r < count; ++r) {
+    if (w.bias)
+      for (int p = 0; p < 4; ++p) total[r][p] += load<Floats>(w.bias + LANES * (4 * quad + p));
+    use(m + r, quad, total[r]);
+  }
+}
+
+// Called by all threads of a parallel region: each takes some quads for all rows.
+template <class Use>
+void multiply(const Matrix& w, const Rows& x, int M, bool tiles, Use use) {
+#pragma omp for schedule(static)
+  for (int quad = 0; quad < w.quads; ++quad) {
+    int m = 0;
+    if (tiles && w.kind != F32) {
+      for (; m < M; m += TILE_ROWS)
+        rows_by_quad<TILE_ROWS>(w, quad, x, m, M - m < TILE_ROWS ? M - m : TILE_ROWS, tiles, use);
+      continue;
+    }
+    for (; m + 4 <= M; m += 4) rows_by_quad<4>(w, quad, x, m, 4, tiles, use);
+    for (; m + 2 <= M; m += 2) rows_by_quad<2>(w, quad, x, m, 2, tiles, use);
+    for (; m < M; ++m) rows_by_quad<1>(w, quad, x, m, 1, tiles, use);
+  }
+}
+
+// Weights as PyTorch has them, packed. Outputs are taken in the order of `rows` (-1 = a row of zeros), quads * 64 of
+// them. Source: F32 and BF16 (N, K) of their type; W8A8 and W8 int8 (N, K); W4 uint8 (N, K / 2), value + 8, low half
+// first; scale (N, groups) float32.
+inline void pack(Matrix& w, Kind kind, int N, int K, int group, const void* source, const float* scale,
+                 const float* bias, const int* rows, int count) {
+  w.kind = kind, w.N = N, w.K = K, w.quads = count / QUAD;
+  int step = step_of(kind);
+  w.steps = (K + step - 1) / step;
+  w.group_steps = kind == W8 || kind == W4 ? (group + step - 1) / step : w.steps;
+  w.groups = kind == W8A8 ? 1 : (w.steps + w.group_steps - 1) / w.group_steps;
+  w.data = (uint8_t*)big_memory((size_t)count / LANES * w.steps * panel_bytes(kind));
+  if (kind > BF16) w.scale = (float*)big_memory((size_t)count * w.groups * 4);
+  if (kind == W8A8) w.sums = (int32_t*)big_memory((size_t)count * 4);
+  if (bias) w.bias = (float*)big_memory((size_t)count * 4);
+  int per = kind == W8A8 ? 4 : 2;  // numbers of K that stand together
+#pragma omp parallel for schedule(static)
+  for (int i = 0; i < count; ++i) {
+    int n = rows[i], lane = i % LANES;
+    if (n < 0) {
+      if (kind == W4) {  // zero is written as 8
+        uint8_t* panel = w.data + (size_t)(i / LANES) * w.steps * panel_bytes(kind);
+        for (int k = 0; k < 16 * w.steps; ++k) panel[16 * k + lane] = 0x88;
+      }
+      continue;
+    }
+    uint8_t* panel = w.data + (size_t)(i / LANES) * w.steps * panel_bytes(kind);
+    if (kind == W4)
+      for (int k = 0; k < 16 * w.steps; ++k) panel[16 * k + lane] = 2 * k < K ? ((const uint8_t*)source)[(size_t)n * K / 2 + k] : 0x88;
+    else
+      for (int k = 0; k < K; ++k) {
+        size_t from = (size_t)n * K + k, to = (size_t)(k / per) * LANES * per + lane * per + k % per;
+        if (kind == F32) ((float*)panel)[LANES * k + lane] = ((const float*)source)[from];
+        else if (kind == BF16) ((uint16_t*)panel)[to] = ((const uint16_t*)source)[from];
+        else panel[to] = ((const uint8_t*)source)[from];
+        if (kind == W8A8) w.sums[i] += ((const int8_t*)source)[from];
+      }
+    if (w.scale)
+      for (int g = 0; g < w.groups; ++g) w.scale[((size_t)(i / LANES) * w.groups + g) * LANES + lane] = scale[(size_t)n * w.groups + g];
+    if (bias) w.bias[i] = bias[n];
+  }
+}

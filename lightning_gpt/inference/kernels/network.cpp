@@ -1,0 +1,272 @@
+// A GPT's forward pass for steps of an inference engine. See inference/native_network.py.
+//
+// All threads run the whole step; every `omp for` ends when all are there.
+#include "network.h"
+
+struct Tile { int32_t span, row, count; };
+
+struct Network {
+  Shape shape;
+  bool tiles = tiles_allowed();
+  const float* vectors[NETWORK_VECTORS] = {};
+  std::vector<Layer> layers;
+  Matrix head;
+  Buffer stream, first_stream, normed, qkv, first_value, attended, hidden, branch, last;
+  Buffer prepared[4], scales[4], scores;
+  std::vector<Tile> work;
+
+  explicit Network(const Shape& s) : shape(s), layers(s.layers) {}
+
+  Rows rows(int which, const Matrix& w, int count) {
+    count = round_up(count, TILE_ROWS);
+    size_t stride = row_bytes(w.kind, w.K);
+    return {prepared[which].get<uint8_t>(count * stride), scales[which].get<float>(count), stride};
+  }
+};
+
+// What is behind K in a prepared row must be zero; rows of other products may have stood there.
+static void prepare(const Matrix& w, const Rows& rows, int n, const float* x) {
+  uint8_t* to = rows.data + n * rows.stride;
+  size_t used = row_bytes(w.kind, w.K) / round_up(w.K, 64) * w.K;
+  memset(to + used, 0, rows.stride - used);
+  prepare_row(w.kind, x, w.K, to, rows.scale + n);
+}
+
+static void embed(const Network& net, const Step& step, int n, float* x) {
+  const int C = net.shape.width, id = step.ids[n];
+  const int own = step.embed_rows ? step.embed_rows[n] : -1;
+  for (int i = 0; i < C; i += LANES) {
+    Floats v = own >= 0 ? load<Floats>(step.embeds + (size_t)own * C + i)
+               : net.shape.embedding_bf16 ? from_bf16((const uint16_t*)net.vectors[EMBEDDING] + (size_t)id * C + i)
+                                          : load<Floats>(net.vectors[EMBEDDING] + (size_t)id * C + i);
+    v *= net.shape.embedding_multiplier;
+    if (net.vectors[POSITION]) v += load<Floats>(net.vectors[POSITION] + (size_t)step.positions[n] * C + i);
+    store(x + i, v);
+  }
+}
+
+// Queries normalised, turned and scaled in place; keys and values into the cache.
+static void place_token(const Network& net, const Layer& layer, const Step& step, int n, int index, float* qkv,
+                        float* first_value, const Blocks& keys, const Blocks& values, const CacheShape& cache, int block,
+                        float* row) {
+  const Shape& s = net.shape;
+  const int D = s.head_size, position = step.positions[n];
+  float *k = qkv + s.heads * D, *v = k + s.kv_heads * D;
+  if (s.value_skip) {
+    if (index == 0) memcpy(first_value, v, 4 * (size_t)s.kv_heads * D);
+    else
+      for (int i = 0; i < s.kv_heads * D; ++i) v[i] += layer.vectors[VALUE_MIX][0] * (first_value[i] - v[i]);
+  }
+  for (int h = 0; h < s.heads + s.kv_heads; ++h) {
+    float* x = qkv + h * D;
+    const float* gain = layer.vectors[h < s.heads ? QUERY_GAIN : KEY_GAIN];
+    if (s.qk_norm) normalize(1, s.norm_eps, gain, nullptr, x, D, x);
+    if (s.rotary) {
+      size_t at = (size_t)position * s.rotary;
+      turn(x, s.rotary, net.vectors[COSINE] + at, net.vectors[SINE] + at);
+    }
+    if (h < s.heads) {
+      for (int d = 0; d < D; ++d) x[d] *= s.scale;
+      if (step.stored == STORED_INT4) {
+        memcpy(row, x, 4 * D);
+        split_pairs(row, D, x);
+      }
+    }
+  }
+  for (int h = 0; h < s.kv_heads; ++h) {
+    size_t place = cache.place(block, h, position % cache.size);
+    write_place(keys, cache, place, k + h * D);
+    write_place(values, cache, place, v + h * D);
+  }
+}
+
+static void attend_tile(const Network& net, const Layer& layer, const Step& step, const Tile& tile, int head,
+                        const float* qkv, int qkv_stride, float* attended, const Blocks& keys, const Blocks& values,
+                        const CacheShape& cache, float* scores, float* row) {
+  const Shape& s = net.shape;
+  const int D = s.head_size, group = s.heads / s.kv_heads;
+  const int32_t* span = step.span_of + 3 * tile.span;
+  QueryRow rows[4];
+  for (int i = 0; i < tile.count; ++i) {
+    int token = (tile.row + i) / group, h = head * group + (tile.row + i) % group, n = span[0] + token;
+    rows[i] = {qkv + (size_t)n * qkv_stride + h * D, attended + ((size_t)n * s.heads + h) * D, span[2] + token,
+               net.vectors[SLOPES] ? net.vectors[SLOPES][h] : 0.0f,
+               layer.vectors[SINKS] ? layer.vectors[SINKS][h] : -INF};
+  }
+  Scores rule = {layer.window, s.softcap};
+  attend(tile.count, rows, keys, values, cache, head, step.tables + (size_t)tile.span * step.table_length, rule, scores);
+  if (step.stored == STORED_INT4)
+    for (int i = 0; i < tile.count; ++i) {
+      memcpy(row, rows[i].out, 4 * D);
+      join_pairs(row, D, rows[i].out);
+    }
+}
+
+static void forward(Network& net, const Step& step) {
+  const Shape& s = net.shape;
+  const int N = step.tokens, C = s.width, D = s.head_size, A = s.heads * D, group = s.heads / s.kv_heads;
+  const int Q = net.layers[0].matrices[QKV].quads * QUAD, F = round_up(s.hidden, QUAD), KV = s.kv_heads;
+  const bool pre = s.norm_place == 0, post = s.norm_place == 1, sandwich = s.norm_place == 2;
+  net.work.clear();
+  int longest = 0;
+  for (int i = 0; i < step.spans; ++i) {
+    const int32_t* span = step.span_of + 3 * i;
+    longest = std::max(longest, span[2] + span[1]);
+    for (int row = 0; row < span[1] * group; row += 4) net.work.push_back({i, row, std::min(4, span[1] * group - row)});
+  }
+  const int stride = 4 * (longest + 2 * LANES) + 2 * D;
+  float *x = net.stream.get<float>((size_t)N * C), *qkv = net.qkv.get<float>((size_t)N * Q);
+  float *attended = net.attended.get<float>((size_t)N * A), *branch = net.branch.get<float>((size_t)N * C);
+  float *hidden = net.hidden.get<float>((size_t)N * F), *normed = net.normed.get<float>((size_t)step.threads * C);
+  float *first = s.value_skip ? net.first_value.get<float>((size_t)N * KV * D) : nullptr;
+  float *scores = net.scores.get<float>((size_t)step.threads * stride);
+  bool input_skip = net.layers[0].vectors[INPUT_MIX] != nullptr;
+  float* x0 = input_skip ? net.first_stream.get<float>((size_t)N * C) : nullptr;
+  const int items = (int)net.work.size() * KV;
+
+#pragma omp parallel num_threads(step.threads)
+  {
+    const bool tiles = net.tiles;
+    begin_tiles(tiles);
+    float* own = normed + (size_t)omp_get_thread_num() * C;
+    float* own_scores = scores + (size_t)omp_get_thread_num() * stride;
+    float* row = own_scores + stride - 2 * D;
+#pragma omp for schedule(static)
+    for (int n = 0; n < N; ++n) {
+      embed(net, step, n, x + (size_t)n * C);
+      if (input_skip) memcpy(x0 + (size_t)n * C, x + (size_t)n * C, 4 * (size_t)C);
+    }
+    for (int index = 0; index < step.layers; ++index) {
+      Layer& layer = net.layers[index];
+      const float* const* v = layer.vectors;
+      const Matrix &wqkv = layer.matrices[QKV], &wout = layer.matrices[OUT], &wup = layer.matrices[UP];
+      const Matrix& wdown = layer.matrices[DOWN];
+      const CacheShape cache = {KV, step.block_size, D};
+      void* const* stored = step.cache + 4 * index;
+      const Blocks keys = {step.stored, (uint8_t*)stored[0], (float*)stored[2]};
+      const Blocks values = {step.stored, (uint8_t*)stored[1], (float*)stored[3]};
+      Rows in, up, out, down;
+#pragma omp critical
+      {
+        in = net.rows(0, wqkv, N), up = net.rows(1, wup, N), out = net.rows(2, wout, N), down = net.rows(3, wdown, N);
+      }
+      auto norm = [&](const float* gain, const float* bias, const float* from, float* to) {
+        normalize(s.norm, s.norm_eps, gain, bias, from, C, to);
+      };
+      auto add = [&](int n, int quad, const Floats* y) {  // to the stream, or to where it is normalised before
+        float* to = (sandwich ? branch : x) + (size_t)n * C;
+        for (int p = 0; p < 4; ++p) {
+          int c = quad * QUAD + p * LANES;
+          if (c >= C) return;
+          store(to + c, sandwich ? y[p] : load<Floats>(to + c) + s.residual_multiplier * y[p]);
+        }
+      };
+      auto settle = [&](int n, int gain) {  // what a branch's sum still needs
+        float* to = x + (size_t)n * C;
+        if (post) norm(v[gain], v[gain + 1], to, to);
+        if (!sandwich) return;
+        norm(v[gain + 2], v[gain + 3], branch + (size_t)n * C, own);
+        for (int i = 0; i < C; i += LANES)
+          store(to + i, load<Floats>(to + i) + s.residual_multiplier * load<Floats>(own + i));
+      };
+      auto read = [&](const Matrix& w, const Rows& rows, int n, int gain) {  // a branch's input
+        const float* from = x + (size_t)n * C;
+        if (!post) norm(v[gain], v[gain + 1], from, own), from = own;
+        prepare(w, rows, n, from);
+      };
+#pragma omp for schedule(static)
+      for (int n = 0; n < N; ++n) {
+        float* to = x + (size_t)n * C;
+        if (input_skip)
+          for (int i = 0; i < C; i += LANES)
+            store(to + i, v[INPUT_MIX][0] * load<Floats>(to + i) + v[INPUT_MIX][1] * load<Floats>(x0 + (size_t)n * C + i));
+        read(wqkv, in, n, ATTENTION_GAIN);
+        if (s.parallel) read(wup, up, n, FORWARD_GAIN);
+      }
+      multiply(wqkv, in, N, tiles, [&](int n, int quad, const Floats* y) {
+        memcpy(qkv + (size_t)n * Q + quad * QUAD, y, 4 * QUAD);
+      });
+#pragma omp for schedule(static)
+      for (int i = 0; i < step.spans; ++i) {
+        const int32_t* span = step.span_of + 3 * i;
+        for (int n = span[0]; n < span[0] + span[1]; ++n)
+          place_token(net, layer, step, n, index, qkv + (size_t)n * Q, first + (size_t)n * KV * D, keys, values, cache,
+                      step.tables[(size_t)i * step.table_length + step.positions[n] / cache.size], row);
+      }
+#pragma omp for schedule(dynamic)
+      for (int item = 0; item < items; ++item)
+        attend_tile(net, layer, step, net.work[item / KV], item % KV, qkv, Q, attended, keys, values, cache, own_scores,
+                    row);
+#pragma omp for schedule(static)
+      for (int n = 0; n < N; ++n) prepare(wout, out, n, attended + (size_t)n * A);
+      multiply(wout, out, N, tiles, add);
+      if (!s.parallel) {
+#pragma omp for schedule(static)
+        for (int n = 0; n < N; ++n) {
+          settle(n, ATTENTION_GAIN);
+          read(wup, up, n, FORWARD_GAIN);
+        }
+      }
+      multiply(wup, up, N, tiles, [&](int n, int quad, const Floats* y) {
+        Floats h[4];
+        const int some = s.gated ? 2 : 4, column = quad * some * LANES;
+        for (int p = 0; p < some; ++p)  // of a gated one, panels are gate and up in turn
+          h[p] = s.gated ? activate(s.activation, y[2 * p]) * y[2 * p + 1] : activate(s.activation, y[p]);
+        float* to = hidden + (size_t)n * F + column;
+        for (int p = 0; p < some && column + p * LANES < F; ++p) store(to + p * LANES, h[p]);
+      });
+#pragma omp for schedule(static)
+      for (int n = 0; n < N; ++n) prepare(wdown, down, n, hidden + (size_t)n * F);
+      multiply(wdown, down, N, tiles, add);
+      if (!pre) {
+#pragma omp for schedule(static)
+        for (int n = 0; n < N; ++n) settle(n, FORWARD_GAIN);
+      }
+    }
+    Rows last;
+#pragma omp critical
+    last = net.rows(0, net.head, step.wanted);
+#pragma omp for schedule(static)
+    for (int i = 0; i < step.wanted; ++i) {
+      const float* from = x + (size_t)step.wanted_rows[i] * C;
+      if (!post) normalize(s.norm, s.norm_eps, net.vectors[FINAL_GAIN], net.vectors[FINAL_BIAS], from, C, own), from = own;
+      prepare(net.head, last, i, from);
+    }
+    multiply(net.head, last, step.wanted, tiles, [&](int i, int quad, const Floats* y) {
+      for (int p = 0; p < 4; ++p) {
+        int begin = quad * QUAD + p * LANES, count = std::min(LANES, s.vocab - begin);
+        if (count <= 0) return;
+        Floats logits = s.logit_softcap ? s.logit_softcap * tanh_of(y[p] / s.logit_softcap) : y[p];
+        memcpy(step.logits + (size_t)i * s.vocab + begin, &logits, 4 * count);
+      }
+    });
+    end_tiles(tiles);
+  }
+}
+
+extern "C" {
+
+Network* network_new(const Shape* shape) { return new Network(*shape); }
+
+void network_free(Network* net) { delete net; }
+
+int network_uses_tiles(const Network* net) { return net->tiles; }
+
+// Before weights are set: computes without the tile registers.
+void network_without_tiles(Network* net) { net->tiles = false; }
+
+// layer -1: of the network. The memory must outlive the network.
+void network_vector(Network* net, int layer, int slot, const float* data) {
+  (layer < 0 ? net->vectors[slot] : net->layers[layer].vectors[slot]) = data;
+}
+
+void network_window(Network* net, int layer, int window) { net->layers[layer].window = window; }
+
+// layer -1: the head. Everything is copied.
+void network_matrix(Network* net, int layer, int slot, int kind, int N, int K, int group, const void* weight,
+                    const float* scale, const float* bias, const int* rows, int count) {
+  pack(layer < 0 ? net->head : net->layers[layer].matrices[slot], (Kind)kind, N, K, group, weight, scale, bias, rows, count);
+}
+
+void network_forward(Network* net, const Step* step) { forward(*net, *step); }
+}
