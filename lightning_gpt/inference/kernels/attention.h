@@ -98,16 +98,27 @@ void attend_rows(const QueryRow* rows, const Blocks& keys, const Blocks& values,
   int last = rows[R - 1].position, first = rule.window ? rows[0].position - rule.window + 1 : 0;
   first = first < 0 ? 0 : first / LANES * LANES;
   const int stride = last / LANES * LANES + LANES - first;
+  // Keys are walked in order: `slot` in block number `block` of the request's table.
+  int block = first / P, slot = first % P;
   for (int start = first; start <= last; start += LANES) {
     Floats products[R][LANES] = {};
     int count = last + 1 - start < LANES ? last + 1 - start : LANES;
     for (int i = 0; i < count; ++i) {
-      size_t place = shape.place(table[(start + i) / P], head, (start + i) % P);
+      size_t place = shape.place(table[block], head, slot);
       const uint8_t* key = keys.data + place * bytes;
+      // The value is needed soon, and so is the next block's key: blocks lie anywhere.
+      const size_t ahead = start + i + P <= last ? shape.place(table[block + 1], head, slot) : place;
+      for (int line = 0; line < bytes; line += 64) {
+        _mm_prefetch((const char*)values.data + place * bytes + line, _MM_HINT_T0);
+        _mm_prefetch((const char*)keys.data + ahead * bytes + line, _MM_HINT_T0);
+      }
+      Floats total[R] = {};
       for (int j = 0; j < vectors; ++j) {
         Floats k = part<type>(key, keys.scales + place * scales, j);
-        for (int r = 0; r < R; ++r) products[r][i] += k * load<Floats>(rows[r].query + LANES * j);
+        for (int r = 0; r < R; ++r) total[r] += k * load<Floats>(rows[r].query + LANES * j);
       }
+      for (int r = 0; r < R; ++r) products[r][i] = total[r];
+      if (++slot == P) slot = 0, ++block;
     }
     const Ints lanes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
     for (int r = 0; r < R; ++r) {
@@ -137,8 +148,10 @@ void attend_rows(const QueryRow* rows, const Blocks& keys, const Blocks& values,
   for (int begin = 0; begin < vectors; begin += 4) {
     const int some = vectors - begin < 4 ? vectors - begin : 4;
     Floats y[R][4] = {};
+    block = first / P, slot = first % P;
     for (int s = first; s <= last; ++s) {
-      size_t place = shape.place(table[s / P], head, s % P);
+      size_t place = shape.place(table[block], head, slot);
+      if (++slot == P) slot = 0, ++block;
       const uint8_t* value = values.data + place * bytes;
       const float* scale = values.scales + place * scales;
       if (some == 4) {

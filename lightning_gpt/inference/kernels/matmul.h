@@ -9,6 +9,9 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <type_traits>
+
 #include "vector.h"
 
 enum Kind {
@@ -98,10 +101,13 @@ struct Matrix {
   const uint8_t* panel(int p) const { return data + (size_t)p * steps * panel_bytes(kind); }
 };
 
-// Bytes of one prepared row.
+inline int number_bytes(Kind kind) { return kind == F32 ? 4 : kind == W8A8 ? 1 : 2; }
+
+// From one prepared row to the next: an odd number of cache lines, or the rows of a tile would fall into few of the
+// first-level cache's sets.
 inline size_t row_bytes(Kind kind, int K) {
-  int length = round_up(K, 64);
-  return kind == F32 ? 4 * (size_t)length : kind == W8A8 ? length : 2 * (size_t)length;
+  size_t lines = (size_t)round_up(K, 64) * number_bytes(kind) / 64;
+  return 64 * (lines | 1);
 }
 
 // Rows of x in the form that a kind of weights takes; what is behind K stays zero.
@@ -302,6 +308,38 @@ void sum_tiles(const Matrix& w, int quad, const Rows& x, int m, Sum (*sums)[4]) 
   _tile_stored(3, &sums[0][3], 256);
 }
 
+// Thirty-two rows by two panels: each tile that is loaded is used twice, which long prompts need.
+template <class Sum, bool whole_numbers>
+void sum_more_tiles(const Matrix& w, int panel, const Rows& x, int m, Sum (*sums)[2]) {
+  const uint8_t *a = x.data + m * x.stride, *b = w.panel(panel);
+  size_t below = TILE_ROWS * x.stride, next = (size_t)w.steps * 1024;
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+  for (int step = 0; step < w.steps; ++step, a += 64, b += 1024) {
+    _tile_loadd(4, a, x.stride);
+    _tile_loadd(6, b, 64);
+    _tile_loadd(7, b + next, 64);
+    _tile_loadd(5, a + below, x.stride);
+    if (whole_numbers) {
+      _tile_dpbssd(0, 4, 6);
+      _tile_dpbssd(1, 4, 7);
+      _tile_dpbssd(2, 5, 6);
+      _tile_dpbssd(3, 5, 7);
+    } else {
+      _tile_dpbf16ps(0, 4, 6);
+      _tile_dpbf16ps(1, 4, 7);
+      _tile_dpbf16ps(2, 5, 6);
+      _tile_dpbf16ps(3, 5, 7);
+    }
+  }
+  _tile_stored(0, &sums[0][0], 128);
+  _tile_stored(1, &sums[0][1], 128);
+  _tile_stored(2, &sums[TILE_ROWS][0], 128);
+  _tile_stored(3, &sums[TILE_ROWS][1], 128);
+}
+
 inline void sum_grouped_tiles(const Matrix& w, int quad, const Rows& x, int m, Floats (*sums)[4]) {
   alignas(64) uint8_t weights[1024];
   alignas(64) float part[TILE_ROWS][LANES];
@@ -328,22 +366,31 @@ inline void sum_grouped_tiles(const Matrix& w, int quad, const Rows& x, int m, F
 
 // ---- whole products -------------------------------------------------------------------------------------------------
 
-// The sums of R rows by a quad as floats, with scales and bias, handed to `use(row, quad, sums[4])`.
-template <int R, class Use>
-inline void rows_by_quad(const Matrix& w, int quad, const Rows& x, int m, int count, bool tiles, Use use) {
-  Floats total[R][4];
-  if (w.kind == W8A8) {
-    Ints whole[R][4];
+// What is done with the sums of one row by two panels: pair p has outputs 32 p to 32 p + 31.
+template <class Use, class Sum>
+inline void finish(const Matrix& w, int pair, const Rows& x, int m, const Sum* sums, Use use) {
+  Floats y[2];
+  for (int p = 0; p < 2; ++p) {
+    int panel = 2 * pair + p;
+    if constexpr (std::is_same<Sum, Ints>::value)
+      y[p] = __builtin_convertvector(sums[p], Floats) * load<Floats>(w.scale + LANES * panel) * x.scale[m];
+    else
+      y[p] = sums[p];
+    if (w.bias) y[p] += load<Floats>(w.bias + LANES * panel);
+  }
+  use(m, pair, y);
+}
+
+// R rows by a quad, the first `count` of them wanted.
+template <int R, class Sum, class Use>
+inline void rows_by_quad(const Matrix& w, int quad, const Rows& x, int m, int count, Use use) {
+  Sum total[R][4];
+  if constexpr (std::is_same<Sum, Ints>::value) {
 #ifdef HAS_TILES
-    if (R == TILE_ROWS) sum_tiles<Ints, true>(w, quad, x, m, whole);
+    if constexpr (R == TILE_ROWS) sum_tiles<Ints, true>(w, quad, x, m, total);
     else
 #endif
-      sum_int8<R>(w, quad, x, m, whole);
-    for (int p = 0; p < 4; ++p) {
-      Floats scale = load<Floats>(w.scale + LANES * (4 * quad + p));
-      for (int r = 0; r < count; ++r)
-        total[r][p] = __builtin_convertvector(whole[r][p], Floats) * scale * x.scale[m + r];
-    }
+      sum_int8<R>(w, quad, x, m, total);
   }
 #ifdef HAS_TILES
   else if (R == TILE_ROWS && w.kind == BF16) sum_tiles<Floats, false>(w, quad, x, m, total);
@@ -353,27 +400,41 @@ inline void rows_by_quad(const Matrix& w, int quad, const Rows& x, int m, int co
   else if (w.kind == BF16) sum_bf16<R>(w, quad, x, m, total);
   else if (w.kind == W8) sum_grouped<R, W8>(w, quad, x, m, total);
   else sum_grouped<R, W4>(w, quad, x, m, total);
-  for (int r = 0; r < count; ++r) {
-    if (w.bias)
-      for (int p = 0; p < 4; ++p) total[r][p] += load<Floats>(w.bias + LANES * (4 * quad + p));
-    use(m + r, quad, total[r]);
-  }
+  for (int r = 0; r < count; ++r)
+    for (int p = 0; p < 2; ++p) finish(w, 2 * quad + p, x, m + r, total[r] + 2 * p, use);
 }
 
-// Called by all threads of a parallel region: each takes some quads for all rows.
+// All M rows by one quad.
+template <class Sum, class Use>
+inline void all_by_quad(const Matrix& w, int quad, const Rows& x, int M, bool tiles, Use use) {
+  int m = 0;
+#ifdef HAS_TILES
+  if (tiles && w.kind != F32) {
+    if (M >= 2 * TILE_ROWS && (w.kind == BF16 || w.kind == W8A8)) {
+      Sum total[2 * TILE_ROWS][2];
+      int end = M / (2 * TILE_ROWS) * (2 * TILE_ROWS);
+      for (int pair = 2 * quad; pair < 2 * quad + 2; ++pair)
+        for (m = 0; m < end; m += 2 * TILE_ROWS) {
+          sum_more_tiles<Sum, std::is_same<Sum, Ints>::value>(w, 2 * pair, x, m, total);
+          for (int r = 0; r < 2 * TILE_ROWS; ++r) finish(w, pair, x, m + r, total[r], use);
+        }
+    }
+    for (; m < M; m += TILE_ROWS) rows_by_quad<TILE_ROWS, Sum>(w, quad, x, m, std::min(M - m, TILE_ROWS), use);
+    return;
+  }
+#endif
+  for (; m + 4 <= M; m += 4) rows_by_quad<4, Sum>(w, quad, x, m, 4, use);
+  for (; m + 2 <= M; m += 2) rows_by_quad<2, Sum>(w, quad, x, m, 2, use);
+  for (; m < M; ++m) rows_by_quad<1, Sum>(w, quad, x, m, 1, use);
+}
+
+// y = x W^T + b, handed to `use(row, pair, y[2])`. Called by all threads of a parallel region: each takes some quads.
 template <class Use>
 void multiply(const Matrix& w, const Rows& x, int M, bool tiles, Use use) {
 #pragma omp for schedule(static)
   for (int quad = 0; quad < w.quads; ++quad) {
-    int m = 0;
-    if (tiles && w.kind != F32) {
-      for (; m < M; m += TILE_ROWS)
-        rows_by_quad<TILE_ROWS>(w, quad, x, m, M - m < TILE_ROWS ? M - m : TILE_ROWS, tiles, use);
-      continue;
-    }
-    for (; m + 4 <= M; m += 4) rows_by_quad<4>(w, quad, x, m, 4, tiles, use);
-    for (; m + 2 <= M; m += 2) rows_by_quad<2>(w, quad, x, m, 2, tiles, use);
-    for (; m < M; ++m) rows_by_quad<1>(w, quad, x, m, 1, tiles, use);
+    if (w.kind == W8A8) all_by_quad<Ints>(w, quad, x, M, tiles, use);
+    else all_by_quad<Floats>(w, quad, x, M, tiles, use);
   }
 }
 

@@ -27,7 +27,7 @@ struct Network {
 // What is behind K in a prepared row must be zero; rows of other products may have stood there.
 static void prepare(const Matrix& w, const Rows& rows, int n, const float* x) {
   uint8_t* to = rows.data + n * rows.stride;
-  size_t used = row_bytes(w.kind, w.K) / round_up(w.K, 64) * w.K;
+  size_t used = (size_t)number_bytes(w.kind) * w.K;
   memset(to + used, 0, rows.stride - used);
   prepare_row(w.kind, x, w.K, to, rows.scale + n);
 }
@@ -153,10 +153,10 @@ static void forward(Network& net, const Step& step) {
       auto norm = [&](const float* gain, const float* bias, const float* from, float* to) {
         normalize(s.norm, s.norm_eps, gain, bias, from, C, to);
       };
-      auto add = [&](int n, int quad, const Floats* y) {  // to the stream, or to where it is normalised before
+      auto add = [&](int n, int pair, const Floats* y) {  // to the stream, or to where it is normalised before
         float* to = (sandwich ? branch : x) + (size_t)n * C;
-        for (int p = 0; p < 4; ++p) {
-          int c = quad * QUAD + p * LANES;
+        for (int p = 0; p < 2; ++p) {
+          int c = (2 * pair + p) * LANES;
           if (c >= C) return;
           store(to + c, sandwich ? y[p] : load<Floats>(to + c) + s.residual_multiplier * y[p]);
         }
@@ -183,8 +183,8 @@ static void forward(Network& net, const Step& step) {
         read(wqkv, in, n, ATTENTION_GAIN);
         if (s.parallel) read(wup, up, n, FORWARD_GAIN);
       }
-      multiply(wqkv, in, N, tiles, [&](int n, int quad, const Floats* y) {
-        memcpy(qkv + (size_t)n * Q + quad * QUAD, y, 4 * QUAD);
+      multiply(wqkv, in, N, tiles, [&](int n, int pair, const Floats* y) {
+        memcpy(qkv + (size_t)n * Q + pair * 2 * LANES, y, 8 * LANES);
       });
 #pragma omp for schedule(static)
       for (int i = 0; i < step.spans; ++i) {
@@ -207,13 +207,14 @@ static void forward(Network& net, const Step& step) {
           read(wup, up, n, FORWARD_GAIN);
         }
       }
-      multiply(wup, up, N, tiles, [&](int n, int quad, const Floats* y) {
-        Floats h[4];
-        const int some = s.gated ? 2 : 4, column = quad * some * LANES;
-        for (int p = 0; p < some; ++p)  // of a gated one, panels are gate and up in turn
-          h[p] = s.gated ? activate(s.activation, y[2 * p]) * y[2 * p + 1] : activate(s.activation, y[p]);
-        float* to = hidden + (size_t)n * F + column;
-        for (int p = 0; p < some && column + p * LANES < F; ++p) store(to + p * LANES, h[p]);
+      multiply(wup, up, N, tiles, [&](int n, int pair, const Floats* y) {
+        float* to = hidden + (size_t)n * F;
+        if (s.gated) {  // panels are gate and up in turn
+          if (pair * LANES < F) store(to + pair * LANES, activate(s.activation, y[0]) * y[1]);
+        } else {
+          store(to + 2 * pair * LANES, activate(s.activation, y[0]));
+          store(to + (2 * pair + 1) * LANES, activate(s.activation, y[1]));
+        }
       });
 #pragma omp for schedule(static)
       for (int n = 0; n < N; ++n) prepare(wdown, down, n, hidden + (size_t)n * F);
@@ -232,9 +233,9 @@ static void forward(Network& net, const Step& step) {
       if (!post) normalize(s.norm, s.norm_eps, net.vectors[FINAL_GAIN], net.vectors[FINAL_BIAS], from, C, own), from = own;
       prepare(net.head, last, i, from);
     }
-    multiply(net.head, last, step.wanted, tiles, [&](int i, int quad, const Floats* y) {
-      for (int p = 0; p < 4; ++p) {
-        int begin = quad * QUAD + p * LANES, count = std::min(LANES, s.vocab - begin);
+    multiply(net.head, last, step.wanted, tiles, [&](int i, int pair, const Floats* y) {
+      for (int p = 0; p < 2; ++p) {
+        int begin = (2 * pair + p) * LANES, count = std::min(LANES, s.vocab - begin);
         if (count <= 0) return;
         Floats logits = s.logit_softcap ? s.logit_softcap * tanh_of(y[p] / s.logit_softcap) : y[p];
         memcpy(step.logits + (size_t)i * s.vocab + begin, &logits, 4 * count);

@@ -97,8 +97,13 @@ inline void normalize(int kind, float eps, const float* gain, const float* bias,
 
 // Rotary positions in half-split order; the sines of the first half are negative (nn/positions.py).
 inline void turn(float* x, int size, const float* cosine, const float* sine) {
-  int half = size / 2;
-  for (int i = 0; i < half; ++i) {
+  int half = size / 2, i = 0;
+  for (; i + LANES <= half; i += LANES) {
+    Floats a = load<Floats>(x + i), b = load<Floats>(x + half + i);
+    store(x + i, a * load<Floats>(cosine + i) + b * load<Floats>(sine + i));
+    store(x + half + i, b * load<Floats>(cosine + half + i) + a * load<Floats>(sine + half + i));
+  }
+  for (; i < half; ++i) {
     float a = x[i], b = x[half + i];
     x[i] = a * cosine[i] + b * sine[i];
     x[half + i] = b * cosine[half + i] + a * sine[half + i];
