@@ -8,15 +8,15 @@ import weakref
 from array import array
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from lightning_gpt.inference.kernels.library import Shape, Step, load_library
+from lightning_gpt.inference.native_cache import NativeCache
 from lightning_gpt.inference.runner import StepInput
-from lightning_gpt.nn import GPT, GPTConfig
+from lightning_gpt.nn import GPT
 from lightning_gpt.nn.config import GATED
-from lightning_gpt.nn.paged_cache import PagedKVCache
+from lightning_gpt.nn.quantized_linear import QuantizedLinear
 
 WeightType = Literal["float32", "bfloat16", "int8"]
 
@@ -25,17 +25,26 @@ PLACES = ("pre", "post", "sandwich")
 ACTIVATIONS = {"relu": 0, "gelu": 1, "geglu": 1, "gelu_tanh": 2, "relu2": 3, "swiglu": 4}
 KINDS = {"float32": 0, "bfloat16": 1, "int8": 2}
 W8, W4 = 3, 4
-STORED = {torch.float32: 0, torch.bfloat16: 1, "int8": 2, "int4": 3}
 LANES, QUAD = 16, 64
 
 
-def why_not(config: GPTConfig) -> str | None:
-    """What of a network the C++ cannot compute; None = nothing."""
+LAYERS = ("attention.qkv", "attention.out", "feed_forward.up", "feed_forward.gate_up", "feed_forward.down")
+
+
+def why_not(net: GPT) -> str | None:
+    """What of a network the C++ cannot compute as it is; None = nothing."""
+    config, weight = net.config, net.token_embedding.weight
+    if weight.device.type != "cpu" or weight.dtype not in (torch.float32, torch.bfloat16):
+        return f"{weight.dtype} on {weight.device}"
     if config.moe is not None:
         return "mixtures of experts"
     for name in ("n_embd", "head_size", "hidden_size"):
         if getattr(config, name) % LANES:
             return f"{name}={getattr(config, name)}, no multiple of {LANES}"
+    for name, module in net.named_modules():
+        known = type(module) in (nn.Linear, QuantizedLinear)
+        if name.endswith((*LAYERS, "head")) and not known:
+            return f"{type(module).__name__} as {name}"
     return None
 
 
@@ -62,7 +71,7 @@ class NativeRunner:
         self, net: GPT, weights: WeightType | None = None, threads: int | None = None, tiles: bool = True
     ) -> None:
         config = net.config
-        if (missing := why_not(config)) is not None:
+        if (missing := why_not(net)) is not None:
             raise ValueError(f"the C++ runner does not know {missing}: use TorchRunner")
         library = load_library()
         if library is None:
@@ -89,13 +98,13 @@ class NativeRunner:
         with torch.no_grad():
             self._give(net)
 
-    def make_cache(self, blocks: int, block_size: int = 16, dtype: torch.dtype | str | None = None) -> PagedKVCache:
-        """As Runner; bfloat16 for networks whose weights are not float32."""
+    def make_cache(self, blocks: int, block_size: int = 16, dtype: torch.dtype | str | None = None) -> NativeCache:
+        """As Runner; bfloat16 for networks whose weights are not float32. Raises as NativeCache."""
         if dtype is None:
             dtype = torch.float32 if self.weights == "float32" else torch.bfloat16
-        return PagedKVCache(self.config, blocks, block_size, dtype)
+        return NativeCache(self.config, blocks, block_size, dtype)
 
-    def forward(self, step: StepInput, cache: PagedKVCache, layers: int | None = None) -> Tensor:
+    def forward(self, step: StepInput, cache: NativeCache, layers: int | None = None) -> Tensor:
         """As Runner.
 
         Args:
@@ -123,7 +132,7 @@ class NativeRunner:
             *(_address(part) for part in (ids, positions, places, tables, wanted, rows)),
             None if embeds is None else embeds.data_ptr(),
             logits.data_ptr(),
-            *_stored(cache),
+            *(cache.code, cache.block_size, cache.address),
         )
         self._library.network_forward(self._handle, ctypes.addressof(given))
         return logits
@@ -207,15 +216,3 @@ def _paired(hidden: int) -> Tensor:
 
 def _address(part: array | None) -> int | None:
     return None if part is None else part.buffer_info()[0]
-
-
-def _stored(cache: PagedKVCache) -> tuple[int, int, int]:
-    """Type, block size and pointers of a cache; the pointers are kept with it."""
-    known = getattr(cache, "native_pointers", None)
-    if known is None:
-        scales = [getattr(cache, name, [None] * len(cache.keys)) for name in ("key_scales", "value_scales")]
-        tensors = zip(cache.keys, cache.values, *scales)
-        pointers = [0 if part is None else part.data_ptr() for layer in tensors for part in layer]
-        known = cache.native_pointers = np.array(pointers, dtype=np.uint64)
-    kind = getattr(cache, "stored", cache.dtype)
-    return STORED[kind], cache.block_size, known.ctypes.data

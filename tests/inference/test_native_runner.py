@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from test_steps import NETWORKS, network, run_plan
+from test_steps import NETWORKS, network
+from test_steps import run_plan as run_blocks
 
 from lightning_gpt.inference.kernels.library import load_library
 from lightning_gpt.inference.native_runner import NativeRunner, why_not
@@ -25,6 +26,8 @@ MORE = {
     },
     "uneven": {"n_head": 2, "n_embd": 80, "head_dim": 48, "n_kv_head": 1, "vocab_size": 200, "feed_forward": "relu"},
     "sinusoidal": {"position": "sinusoidal", "ffn_hidden": 112},
+    "wide": {"n_embd": 128, "n_head": 2, "n_kv_head": 1, "position": "rotary", "window": 6, "attention_sinks": True},
+    "wider": {"n_embd": 64, "n_head": 3, "n_kv_head": 1, "head_dim": 96, "position": "alibi", "attention_softcap": 2.0},
 }
 ALL = {name: {"n_embd": 64} | settings for name, settings in (NETWORKS | MORE).items()}
 
@@ -33,6 +36,11 @@ ALL = {name: {"n_embd": 64} | settings for name, settings in (NETWORKS | MORE).i
 def _compiler():
     if load_library() is None:
         pytest.skip("needs g++ on Linux (x86-64)")
+
+
+def run_plan(runner, dtype: torch.dtype | str | None = None):
+    """With blocks that the C++ reads."""
+    return run_blocks(runner, dtype, 16)
 
 
 def distance(made: torch.Tensor, expected: torch.Tensor) -> float:
@@ -56,6 +64,14 @@ def test_smaller_weights_are_as_near_as_their_rounding(settings, weights, error)
     assert 1e-4 < distance(made, logits) < error
     plain = run_plan(NativeRunner(net, weights, tiles=False), torch.float32)[0]
     assert distance(plain, made) < 1e-2 * error if weights == "int8" else distance(plain, made) < error
+
+
+@pytest.mark.parametrize("name", ["wide", "wider", "llama"])
+@pytest.mark.parametrize("tiles", [True, False])
+def test_bfloat16_caches_are_as_near_as_their_rounding(name, tiles):
+    net = network(**ALL[name])
+    logits, _ = run_plan(TorchRunner(net))
+    assert 1e-5 < distance(run_plan(NativeRunner(net, tiles=tiles), torch.bfloat16)[0], logits) < 0.01
 
 
 def test_bfloat16_weights_equal_a_network_of_rounded_weights():
@@ -90,13 +106,13 @@ def test_int8_products_are_exact_sums():
 
 @pytest.mark.parametrize("weights", ["float32", "bfloat16", "int8"])
 @pytest.mark.parametrize("tiles", [True, False])
-@pytest.mark.parametrize("name", ["llama", "window", "modern"])
+@pytest.mark.parametrize("name", ["llama", "window", "modern", "wide", "wider"])
 def test_a_request_is_the_same_to_the_bit_whatever_is_beside_it(name, weights, tiles):
     runner = NativeRunner(network(**ALL[name]), weights, tiles=tiles)
     together, read = run_plan(runner)
     for logits, tokens in zip(together, read):
-        alone = runner.make_cache(5, 4)
-        step = StepInput(tokens, [Span(0, len(tokens), 0, range(5))], [len(tokens) - 1])
+        alone = runner.make_cache(2)
+        step = StepInput(tokens, [Span(0, len(tokens), 0, range(2))], [len(tokens) - 1])
         assert torch.equal(runner.forward(step, alone)[0], logits)
     assert torch.equal(run_plan(NativeRunner(network(**ALL[name]), weights, threads=3, tiles=tiles))[0], together)
 
@@ -107,14 +123,14 @@ def test_layers_can_be_left_out():
     state = {name: tensor for name, tensor in net.state_dict().items() if not name.startswith("blocks.2")}
     fewer.load_state_dict(state)
     step = StepInput([1, 2, 3], [Span(0, 3, 0, [0])], [2])
-    logits = runner.forward(step, runner.make_cache(1, 4), layers=2)
+    logits = runner.forward(step, runner.make_cache(1), layers=2)
     torch.testing.assert_close(logits[0], fewer(torch.tensor([[1, 2, 3]]))[0, -1], atol=3e-5, rtol=1e-4)
 
 
 def test_embeddings_are_read_in_place_of_tokens():
     net = network(n_embd=64)
     step = StepInput([5, 0, 0, 6], [Span(0, 4, 0, [0])], [3], {1: torch.ones(64), 2: torch.full((64,), -0.5)})
-    made, expected = (runner.forward(step, runner.make_cache(1, 4)) for runner in (NativeRunner(net), TorchRunner(net)))
+    made, expected = (runner.forward(step, runner.make_cache(1)) for runner in (NativeRunner(net), TorchRunner(net)))
     torch.testing.assert_close(made, expected, atol=3e-5, rtol=1e-4)
 
 
@@ -125,14 +141,29 @@ def test_long_prompts_and_large_vocabularies():
     )
     net = GPT(config).eval()
     ids = torch.randint(3001, (1, 700))
-    runner = NativeRunner(net)
     step = StepInput(ids[0].tolist(), [Span(0, 700, 0, range(44))], range(700))
-    logits = runner.forward(step, runner.make_cache(44))
-    torch.testing.assert_close(logits, net(ids)[0].detach(), atol=3e-5, rtol=1e-4)
+    for tiles in (True, False):
+        runner = NativeRunner(net, tiles=tiles)
+        logits = runner.forward(step, runner.make_cache(44))
+        torch.testing.assert_close(logits, net(ids)[0].detach(), atol=3e-5, rtol=1e-4)
+        rounded = runner.forward(step, runner.make_cache(44, 32, torch.bfloat16))
+        assert 1e-5 < distance(rounded, logits) < 5e-3
 
 
 def test_what_it_does_not_know_is_said():
-    assert "experts" in why_not(GPTConfig(n_embd=64, n_head=4, moe=MoEConfig(experts=2)))
+    assert "experts" in why_not(network(n_embd=64, moe=MoEConfig(experts=2, top_k=1)))
+    assert "float64" in why_not(network().double())
+    odd = network(n_embd=64)
+    odd.blocks[1].feed_forward.up = torch.nn.Sequential(odd.blocks[1].feed_forward.up)
+    assert why_not(odd) == "Sequential as blocks.1.feed_forward.up"
     net = GPT(GPTConfig(vocab_size=9, block_size=8, n_layer=1, n_head=1, n_embd=24))
     with pytest.raises(ValueError, match="n_embd=24, no multiple of 16: use TorchRunner"):
         NativeRunner(net)
+    runner = NativeRunner(network(n_embd=64))
+    for size, dtype, message in (
+        (8, None, "block_size=8"),
+        (16, torch.float16, "float16"),
+        (16, "int4", "head_size=16"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            runner.make_cache(2, size, dtype)

@@ -34,9 +34,11 @@ PLAN = [(5, 1, 0), (1, 1, 4), (6, 0, 1), (1, 4, 1), (0, 1, 5), (6, 0, 0)]
 """Tokens that each request reads in each step: chunks of different lengths side by side, single tokens, both."""
 
 
-def run_plan(runner, dtype: torch.dtype | str | None = None) -> tuple[torch.Tensor, list[list[int]]]:
+def run_plan(
+    runner, dtype: torch.dtype | str | None = None, block_size: int = 4
+) -> tuple[torch.Tensor, list[list[int]]]:
     """The logits after each chunk, and what had been read of that request."""
-    cache = runner.make_cache(24, 4, dtype)
+    cache = runner.make_cache(24, block_size, dtype)
     done, logits, read = [0, 0, 0], [], []
     for counts in PLAN:
         tokens, spans, wanted = [], [], []

@@ -6,12 +6,11 @@
 
 #include <omp.h>
 #include <sys/mman.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <type_traits>
 
+#include "tiles.h"
 #include "vector.h"
 
 enum Kind {
@@ -27,39 +26,6 @@ constexpr int TILE_ROWS = 16;
 constexpr int AHEAD = 2048;  // bytes of each panel that are asked for before they are needed
 
 inline int round_up(int n, int multiple) { return (n + multiple - 1) / multiple * multiple; }
-
-#if defined(__AMX_BF16__) && defined(__AMX_INT8__)
-#define HAS_TILES 1
-#endif
-
-// Asks Linux for the tile registers; false where there are none.
-inline bool tiles_allowed() {
-#ifdef HAS_TILES
-  constexpr int REQUEST = 0x1023, TILE_DATA = 18;
-  return syscall(SYS_arch_prctl, REQUEST, TILE_DATA) == 0;
-#else
-  return false;
-#endif
-}
-
-struct TileConfig {
-  uint8_t palette = 1, start = 0, unused[14] = {};
-  uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-  uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-};
-
-inline void begin_tiles(bool tiles) {
-#ifdef HAS_TILES
-  static const TileConfig config;
-  if (tiles) _tile_loadconfig(&config);
-#endif
-}
-
-inline void end_tiles(bool tiles) {
-#ifdef HAS_TILES
-  if (tiles) _tile_release();
-#endif
-}
 
 // Memory that begins at a page and lies in large pages where the system has them: weights are read from end to end.
 inline void* big_memory(size_t bytes) {
@@ -139,19 +105,6 @@ inline void prepare_row(Kind kind, const float* x, int K, uint8_t* to, float* sc
 }
 
 // ---- one step of R rows by a quad -----------------------------------------------------------------------------------
-
-inline Floats dot_bf16(Floats sum, const uint8_t* w, uint32_t pair) {
-#ifdef __AVX512BF16__
-  return (Floats)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_loadu_si512(w), (__m512bh)_mm512_set1_epi32(pair));
-#else
-  Words both = load<Words>(w);
-  float low, high;
-  uint32_t l = pair << 16, h = pair & 0xffff0000u;
-  memcpy(&low, &l, 4), memcpy(&high, &h, 4);
-  sum += from_bits(both << 16) * low;
-  return sum + from_bits(both & 0xffff0000u) * high;
-#endif
-}
 
 // x is offset by 128 to be unsigned, which the sums of the weights take off again in the end.
 inline Ints dot_int8(Ints sum, const uint8_t* w, uint32_t four) {

@@ -11,11 +11,15 @@ struct Network {
   const float* vectors[NETWORK_VECTORS] = {};
   std::vector<Layer> layers;
   Matrix head;
-  Buffer stream, first_stream, normed, qkv, first_value, attended, hidden, branch, last;
+  Buffer stream, first_stream, normed, qkv, first_value, attended, rounded, hidden, branch;
   Buffer prepared[4], scales[4], scores;
   std::vector<Tile> work;
 
   explicit Network(const Shape& s) : shape(s), layers(s.layers) {}
+
+  bool attention_tiles(const Step& step) const {
+    return tiles && step.stored == STORED_BF16 && shape.head_size % 32 == 0 && shape.head_size <= 256;
+  }
 
   Rows rows(int which, const Matrix& w, int count) {
     count = round_up(count, TILE_ROWS);
@@ -45,10 +49,10 @@ static void embed(const Network& net, const Step& step, int n, float* x) {
   }
 }
 
-// Queries normalised, turned and scaled in place; keys and values into the cache.
+// Queries normalised, turned and scaled in place, and in bfloat16 beside; keys and values into the cache.
 static void place_token(const Network& net, const Layer& layer, const Step& step, int n, int index, float* qkv,
-                        float* first_value, const Blocks& keys, const Blocks& values, const CacheShape& cache, int block,
-                        float* row) {
+                        uint16_t* rounded, float* first_value, const Blocks& keys, const Blocks& values,
+                        const CacheShape& cache, int block) {
   const Shape& s = net.shape;
   const int D = s.head_size, position = step.positions[n];
   float *k = qkv + s.heads * D, *v = k + s.kv_heads * D;
@@ -66,40 +70,38 @@ static void place_token(const Network& net, const Layer& layer, const Step& step
       turn(x, s.rotary, net.vectors[COSINE] + at, net.vectors[SINE] + at);
     }
     if (h < s.heads) {
-      for (int d = 0; d < D; ++d) x[d] *= s.scale;
-      if (step.stored == STORED_INT4) {
-        memcpy(row, x, 4 * D);
-        split_pairs(row, D, x);
+      for (int d = 0; d < D; d += LANES) {
+        Floats q = load<Floats>(x + d) * s.scale;
+        store(x + d, q);
+        store(rounded + h * D + d, to_bf16(q));
       }
     }
   }
   for (int h = 0; h < s.kv_heads; ++h) {
-    size_t place = cache.place(block, h, position % cache.size);
-    write_place(keys, cache, place, k + h * D);
-    write_place(values, cache, place, v + h * D);
+    write_slot(keys, cache, block, h, position % cache.size, k + h * D, true);
+    write_slot(values, cache, block, h, position % cache.size, v + h * D, false);
   }
 }
 
 static void attend_tile(const Network& net, const Layer& layer, const Step& step, const Tile& tile, int head,
-                        const float* qkv, int qkv_stride, float* attended, const Blocks& keys, const Blocks& values,
-                        const CacheShape& cache, float* scores, float* row) {
+                        const float* qkv, int qkv_stride, const uint16_t* rounded, float* attended, const Blocks& keys,
+                        const Blocks& values, const CacheShape& cache, float* scores) {
   const Shape& s = net.shape;
   const int D = s.head_size, group = s.heads / s.kv_heads;
   const int32_t* span = step.span_of + 3 * tile.span;
-  QueryRow rows[4];
+  QueryRow rows[TILE_ROWS];
   for (int i = 0; i < tile.count; ++i) {
     int token = (tile.row + i) / group, h = head * group + (tile.row + i) % group, n = span[0] + token;
-    rows[i] = {qkv + (size_t)n * qkv_stride + h * D, attended + ((size_t)n * s.heads + h) * D, span[2] + token,
+    size_t place = ((size_t)n * s.heads + h) * D;
+    rows[i] = {qkv + (size_t)n * qkv_stride + h * D, (const uint32_t*)(rounded + place), attended + place, span[2] + token,
                net.vectors[SLOPES] ? net.vectors[SLOPES][h] : 0.0f,
                layer.vectors[SINKS] ? layer.vectors[SINKS][h] : -INF};
   }
-  Scores rule = {layer.window, s.softcap};
-  attend(tile.count, rows, keys, values, cache, head, step.tables + (size_t)tile.span * step.table_length, rule, scores);
-  if (step.stored == STORED_INT4)
-    for (int i = 0; i < tile.count; ++i) {
-      memcpy(row, rows[i].out, 4 * D);
-      join_pairs(row, D, rows[i].out);
-    }
+  Texts text = {keys, values, cache, head, step.tables + (size_t)tile.span * step.table_length};
+#ifdef HAS_TILES
+  if (net.attention_tiles(step)) return attend_tiles(tile.count, text, rows, {layer.window, s.softcap}, scores);
+#endif
+  attend(tile.count, text, rows, {layer.window, s.softcap}, scores);
 }
 
 static void forward(Network& net, const Step& step) {
@@ -107,15 +109,18 @@ static void forward(Network& net, const Step& step) {
   const int N = step.tokens, C = s.width, D = s.head_size, A = s.heads * D, group = s.heads / s.kv_heads;
   const int Q = net.layers[0].matrices[QKV].quads * QUAD, F = round_up(s.hidden, QUAD), KV = s.kv_heads;
   const bool pre = s.norm_place == 0, post = s.norm_place == 1, sandwich = s.norm_place == 2;
+  const bool attention_tiles = net.attention_tiles(step);
+  const int some = attention_tiles ? TILE_ROWS : 4;  // rows that share keys
   net.work.clear();
   int longest = 0;
   for (int i = 0; i < step.spans; ++i) {
     const int32_t* span = step.span_of + 3 * i;
     longest = std::max(longest, span[2] + span[1]);
-    for (int row = 0; row < span[1] * group; row += 4) net.work.push_back({i, row, std::min(4, span[1] * group - row)});
+    for (int row = 0; row < span[1] * group; row += some) net.work.push_back({i, row, std::min(some, span[1] * group - row)});
   }
-  const int stride = 4 * (longest + 2 * LANES) + 2 * D;
+  const int stride = some * 3 / 2 * (longest + 2 * LANES);
   float *x = net.stream.get<float>((size_t)N * C), *qkv = net.qkv.get<float>((size_t)N * Q);
+  uint16_t* rounded = net.rounded.get<uint16_t>((size_t)N * A);
   float *attended = net.attended.get<float>((size_t)N * A), *branch = net.branch.get<float>((size_t)N * C);
   float *hidden = net.hidden.get<float>((size_t)N * F), *normed = net.normed.get<float>((size_t)step.threads * C);
   float *first = s.value_skip ? net.first_value.get<float>((size_t)N * KV * D) : nullptr;
@@ -130,7 +135,6 @@ static void forward(Network& net, const Step& step) {
     begin_tiles(tiles);
     float* own = normed + (size_t)omp_get_thread_num() * C;
     float* own_scores = scores + (size_t)omp_get_thread_num() * stride;
-    float* row = own_scores + stride - 2 * D;
 #pragma omp for schedule(static)
     for (int n = 0; n < N; ++n) {
       embed(net, step, n, x + (size_t)n * C);
@@ -190,13 +194,18 @@ static void forward(Network& net, const Step& step) {
       for (int i = 0; i < step.spans; ++i) {
         const int32_t* span = step.span_of + 3 * i;
         for (int n = span[0]; n < span[0] + span[1]; ++n)
-          place_token(net, layer, step, n, index, qkv + (size_t)n * Q, first + (size_t)n * KV * D, keys, values, cache,
-                      step.tables[(size_t)i * step.table_length + step.positions[n] / cache.size], row);
+          place_token(net, layer, step, n, index, qkv + (size_t)n * Q, rounded + (size_t)n * A,
+                      first + (size_t)n * KV * D, keys, values, cache,
+                      step.tables[(size_t)i * step.table_length + step.positions[n] / cache.size]);
       }
+#ifdef HAS_TILES
+      if (attention_tiles) begin_attention_tiles();
+#endif
 #pragma omp for schedule(dynamic)
       for (int item = 0; item < items; ++item)
-        attend_tile(net, layer, step, net.work[item / KV], item % KV, qkv, Q, attended, keys, values, cache, own_scores,
-                    row);
+        attend_tile(net, layer, step, net.work[item / KV], item % KV, qkv, Q, rounded, attended, keys, values, cache,
+                    own_scores);
+      if (attention_tiles) begin_tiles(tiles);
 #pragma omp for schedule(static)
       for (int n = 0; n < N; ++n) prepare(wout, out, n, attended + (size_t)n * A);
       multiply(wout, out, N, tiles, add);

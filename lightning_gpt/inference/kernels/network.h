@@ -3,7 +3,7 @@
 
 #include <vector>
 
-#include "attention.h"
+#include "attention_tiles.h"
 #include "matmul.h"
 
 // The order of fields and slots is that of native_network.py.

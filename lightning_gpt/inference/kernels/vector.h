@@ -74,29 +74,6 @@ inline Floats maximum(Floats a, Floats b) { return choose(a > b, a, b); }
 
 inline Floats absolute(Floats x) { return from_bits(to_bits(x) & 0x7fffffffu); }
 
-// The sums of sixteen vectors, as one vector.
-inline Floats sums(const Floats* v) {
-#ifdef __AVX512F__
-  // Pairs are folded into halves of lanes until one vector is left: 15 additions for 16 sums.
-  __m512 a[16];
-  for (int i = 0; i < 16; ++i) a[i] = (__m512)v[i];
-  for (int i = 0; i < 8; ++i)
-    a[i] = _mm512_add_ps(_mm512_shuffle_f32x4(a[i], a[i + 8], 0x44), _mm512_shuffle_f32x4(a[i], a[i + 8], 0xee));
-  for (int i = 0; i < 4; ++i)
-    a[i] = _mm512_add_ps(_mm512_shuffle_f32x4(a[i], a[i + 4], 0x88), _mm512_shuffle_f32x4(a[i], a[i + 4], 0xdd));
-  for (int i = 0; i < 2; ++i)
-    a[i] = _mm512_add_ps(_mm512_shuffle_ps(a[i], a[i + 2], 0x44), _mm512_shuffle_ps(a[i], a[i + 2], 0xee));
-  __m512 folded = _mm512_add_ps(_mm512_shuffle_ps(a[0], a[1], 0x88), _mm512_shuffle_ps(a[0], a[1], 0xdd));
-  // Lane 4 q + i holds vector 8 (q & 1) + 4 (q >> 1) + 2 (i & 1) + (i >> 1).
-  const __m512i order = _mm512_setr_epi32(0, 2, 1, 3, 8, 10, 9, 11, 4, 6, 5, 7, 12, 14, 13, 15);
-  return (Floats)_mm512_permutexvar_ps(order, folded);
-#else
-  Floats total;
-  for (int i = 0; i < LANES; ++i) total[i] = sum(v[i]);
-  return total;
-#endif
-}
-
 // e^x to about 2 units in the last place; 0 far below, finite far above.
 inline Floats exponential(Floats x) {
   x = choose(x < -87.3f, all(-87.4f), choose(x > 88.3f, all(88.3f), x));
@@ -136,4 +113,18 @@ inline Floats error_function(Floats x) {
   y = y * t + 0.254829592f;
   y = 1.0f - y * t * exponential(-(a * a));
   return from_bits(to_bits(y) | (to_bits(x) & 0x80000000u));
+}
+
+// sum + the products of sixteen pairs of bfloat16 in `w` with one pair.
+inline Floats dot_bf16(Floats sum, const uint8_t* w, uint32_t pair) {
+#ifdef __AVX512BF16__
+  return (Floats)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_loadu_si512(w), (__m512bh)_mm512_set1_epi32(pair));
+#else
+  Words both = load<Words>(w);
+  float low, high;
+  uint32_t l = pair << 16, h = pair & 0xffff0000u;
+  memcpy(&low, &l, 4), memcpy(&high, &h, 4);
+  sum += from_bits(both << 16) * low;
+  return sum + from_bits(both & 0xffff0000u) * high;
+#endif
 }
