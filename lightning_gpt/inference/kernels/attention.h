@@ -22,7 +22,8 @@ struct CacheShape {
 
   size_t bytes(Stored type) const {
     size_t numbers = (size_t)size * width;
-    return type == STORED_F32 ? 4 * numbers : type == STORED_BF16 ? 2 * numbers : type == STORED_INT8 ? numbers : numbers / 2;
+    if (type == STORED_INT4) return numbers / 2;
+    return type == STORED_F32 ? 4 * numbers : type == STORED_BF16 ? 2 * numbers : numbers;
   }
   size_t scales(Stored type) const {
     return type == STORED_INT8 ? size : type == STORED_INT4 ? (size_t)size * (width / GROUP) : 0;
@@ -116,8 +117,8 @@ inline Floats high_half(UBytes bytes) {
 
 // Products of R queries with the sixteen keys from `slot` on.
 template <int R, Stored type>
-inline void score_keys(const QueryRow* rows, const uint8_t* keys, const float* scales, const CacheShape& shape, int slot,
-                       Floats* scores) {
+inline void score_keys(const QueryRow* rows, const uint8_t* keys, const float* scales, const CacheShape& shape,
+                       int slot, Floats* scores) {
   const int D = shape.width, P = shape.size;
   Floats total[R][2] = {};  // two sums, so that one is ready while the other is under way
   if (type == STORED_F32) {
@@ -176,7 +177,8 @@ inline void add_values(const float* const* weights, const uint8_t* values, const
       if (type == STORED_F32) {
         v = load<Floats>((const float*)values + (slot + i) * D + LANES * (begin + j));
       } else if (type == STORED_INT8) {
-        v = __builtin_convertvector(load<Bytes>(values + (slot + i) * D + LANES * (begin + j)), Floats) * scales[slot + i];
+        v = __builtin_convertvector(load<Bytes>(values + (slot + i) * D + LANES * (begin + j)), Floats);
+        v *= scales[slot + i];
       } else {
         const int start = (begin + j) / 2 * LANES;  // bytes: of thirty-two numbers
         UBytes both = load<UBytes>(values + (slot + i) * (D / 2) + start);
@@ -189,7 +191,10 @@ inline void add_values(const float* const* weights, const uint8_t* values, const
 
 inline void join_pairs(const float* from, int width, float* to) {
   for (int start = 0; start < width; start += 32)
-    for (int i = 0; i < LANES; ++i) to[start + 2 * i] = from[start + i], to[start + 2 * i + 1] = from[start + LANES + i];
+    for (int i = 0; i < LANES; ++i) {
+      to[start + 2 * i] = from[start + i];
+      to[start + 2 * i + 1] = from[start + LANES + i];
+    }
 }
 
 // One request's keys and values of one head.
@@ -259,10 +264,13 @@ void attend_rows(const Texts& text, const QueryRow* rows, const Scores& rule, fl
   for (int start = first; start <= last; start += LANES) {
     const int block = text.block(start), slot = text.slot(start);
     // Values are needed soon, and so are the next block's keys: blocks lie anywhere.
-    const char* soon = (const char*)text.values.at(text.shape, block, text.head) + slot / LANES * chunk;
+    const uint8_t* soon = text.values.at(text.shape, block, text.head) + slot / LANES * chunk;
     const int next = start + LANES <= last ? start + LANES : start;
-    const char* then = (const char*)text.keys.at(text.shape, text.block(next), text.head) + text.slot(next) / LANES * chunk;
-    for (int line = 0; line < chunk; line += 64) _mm_prefetch(soon + line, _MM_HINT_T0), _mm_prefetch(then + line, _MM_HINT_T0);
+    const uint8_t* then = text.keys.at(text.shape, text.block(next), text.head) + text.slot(next) / LANES * chunk;
+    for (int line = 0; line < chunk; line += 64) {
+      _mm_prefetch((const char*)soon + line, _MM_HINT_T0);
+      _mm_prefetch((const char*)then + line, _MM_HINT_T0);
+    }
     Floats found[R];
     score_keys<R, type>(rows, text.keys.at(text.shape, block, text.head),
                         text.keys.scales_at(text.shape, block, text.head), text.shape, slot, found);
@@ -270,7 +278,10 @@ void attend_rows(const Texts& text, const QueryRow* rows, const Scores& rule, fl
   }
   float inverse[R];
   const float* weights[R];
-  for (int r = 0; r < R; ++r) weights[r] = scores + r * stride, inverse[r] = softmax(scores + r * stride, stride, rows[r].sink);
+  for (int r = 0; r < R; ++r) {
+    weights[r] = scores + r * stride;
+    inverse[r] = softmax(scores + r * stride, stride, rows[r].sink);
+  }
   int begin = 0;
   for (; begin + 4 <= vectors; begin += 4) weigh_values<R, type, 4>(text, rows, weights, first, last, begin, inverse);
   for (; begin < vectors; ++begin) weigh_values<R, type, 1>(text, rows, weights, first, last, begin, inverse);

@@ -60,7 +60,8 @@ inline void attend_tiles(int count, const Texts& text, const QueryRow* rows, con
     _tile_zero(2);
     _tile_zero(3);
     for (int start = first; start <= last; start += LANES) {
-      const uint8_t* values = text.values.at(text.shape, text.block(start), text.head) + 2 * text.slot(start) * D + 64 * begin;
+      const uint8_t* values = text.values.at(text.shape, text.block(start), text.head);
+      values += 2 * text.slot(start) * D + 64 * begin;
       _tile_loadd(7, weights + start - first, 2 * stride);
       _tile_loadd(6, values, 4 * D);
       _tile_dpbf16ps(0, 7, 6);

@@ -93,8 +93,8 @@ static void attend_tile(const Network& net, const Layer& layer, const Step& step
   for (int i = 0; i < tile.count; ++i) {
     int token = (tile.row + i) / group, h = head * group + (tile.row + i) % group, n = span[0] + token;
     size_t place = ((size_t)n * s.heads + h) * D;
-    rows[i] = {qkv + (size_t)n * qkv_stride + h * D, (const uint32_t*)(rounded + place), attended + place, span[2] + token,
-               net.vectors[SLOPES] ? net.vectors[SLOPES][h] : 0.0f,
+    rows[i] = {qkv + (size_t)n * qkv_stride + h * D, (const uint32_t*)(rounded + place), attended + place,
+               span[2] + token, net.vectors[SLOPES] ? net.vectors[SLOPES][h] : 0.0f,
                layer.vectors[SINKS] ? layer.vectors[SINKS][h] : -INF};
   }
   Texts text = {keys, values, cache, head, step.tables + (size_t)tile.span * step.table_length};
@@ -116,7 +116,8 @@ static void forward(Network& net, const Step& step) {
   for (int i = 0; i < step.spans; ++i) {
     const int32_t* span = step.span_of + 3 * i;
     longest = std::max(longest, span[2] + span[1]);
-    for (int row = 0; row < span[1] * group; row += some) net.work.push_back({i, row, std::min(some, span[1] * group - row)});
+    const int rows = span[1] * group;
+    for (int row = 0; row < rows; row += some) net.work.push_back({i, row, std::min(some, rows - row)});
   }
   const int stride = some * 3 / 2 * (longest + 2 * LANES);
   float *x = net.stream.get<float>((size_t)N * C), *qkv = net.qkv.get<float>((size_t)N * Q);
@@ -183,7 +184,8 @@ static void forward(Network& net, const Step& step) {
         float* to = x + (size_t)n * C;
         if (input_skip)
           for (int i = 0; i < C; i += LANES)
-            store(to + i, v[INPUT_MIX][0] * load<Floats>(to + i) + v[INPUT_MIX][1] * load<Floats>(x0 + (size_t)n * C + i));
+            store(to + i, v[INPUT_MIX][0] * load<Floats>(to + i) +
+                              v[INPUT_MIX][1] * load<Floats>(x0 + (size_t)n * C + i));
         read(wqkv, in, n, ATTENTION_GAIN);
         if (s.parallel) read(wup, up, n, FORWARD_GAIN);
       }
@@ -239,7 +241,10 @@ static void forward(Network& net, const Step& step) {
 #pragma omp for schedule(static)
     for (int i = 0; i < step.wanted; ++i) {
       const float* from = x + (size_t)step.wanted_rows[i] * C;
-      if (!post) normalize(s.norm, s.norm_eps, net.vectors[FINAL_GAIN], net.vectors[FINAL_BIAS], from, C, own), from = own;
+      if (!post) {
+        normalize(s.norm, s.norm_eps, net.vectors[FINAL_GAIN], net.vectors[FINAL_BIAS], from, C, own);
+        from = own;
+      }
       prepare(net.head, last, i, from);
     }
     multiply(net.head, last, step.wanted, tiles, [&](int i, int pair, const Floats* y) {
@@ -275,7 +280,8 @@ void network_window(Network* net, int layer, int window) { net->layers[layer].wi
 // layer -1: the head. Everything is copied.
 void network_matrix(Network* net, int layer, int slot, int kind, int N, int K, int group, const void* weight,
                     const float* scale, const float* bias, const int* rows, int count) {
-  pack(layer < 0 ? net->head : net->layers[layer].matrices[slot], (Kind)kind, N, K, group, weight, scale, bias, rows, count);
+  Matrix& matrix = layer < 0 ? net->head : net->layers[layer].matrices[slot];
+  pack(matrix, (Kind)kind, N, K, group, weight, scale, bias, rows, count);
 }
 
 void network_forward(Network* net, const Step* step) { forward(*net, *step); }
