@@ -100,7 +100,9 @@ class Scheduler:
         if max_running < 1:
             raise ValueError(f"max_running={max_running} must be at least 1")
         if token_budget < max_running:
-            raise ValueError(f"token_budget={token_budget} must be at least max_running={max_running}: a token for each")
+            raise ValueError(
+                f"token_budget={token_budget} must be at least max_running={max_running}: a token for each"
+            )
         self.pool, self.block_size = pool, block_size
         self.max_running, self.token_budget, self.max_waiting = max_running, token_budget, max_waiting
         self.running: list[Row] = []

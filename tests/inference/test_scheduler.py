@@ -212,6 +212,7 @@ def test_another_text_for_a_row_is_read_from_its_first_token():
     play.step()
     play.scheduler.restart(row, [7, 8, 9])
     play.pool.check([[]])
+    assert not row.published
     assert [(row.key, count) for row, count in play.step()] == [(0, 3)]
 
 
