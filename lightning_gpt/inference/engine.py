@@ -4,9 +4,8 @@ Requests come and go between steps; a step reads new tokens of as many as the sc
 ones alike (Yu et al., 2022, Orca; Kwon et al., 2023, vLLM). Legend: N tokens, V vocabulary, B rows of logits.
 """
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Protocol, get_args
 
 import torch
 from torch import Tensor
@@ -94,7 +93,7 @@ class Engine:
         self._open: set[int] = set()  # requests that may not end yet
         self._ended: list[Output] = []
         self._added = self._steps = self._prompt_tokens = self._generated = 0
-        self._finished: Counter[str] = Counter()
+        self._finished: dict[Finish, int] = dict.fromkeys(get_args(Finish), 0)
 
     def check(self, request: Request) -> None:
         """Whether the request could be taken now. Touches no tensors.
