@@ -16,7 +16,7 @@ from lightning_gpt.inference.engine_config import EngineConfig, EngineStats
 from lightning_gpt.inference.request import Completion, Finish, Output, Request, TokenLogprob
 from lightning_gpt.inference.runner import Runner, StepInput
 from lightning_gpt.inference.scheduler import UNLIMITED, Row, Scheduler
-from lightning_gpt.inference.streaming import StopMatcher, StreamDecoder
+from lightning_gpt.inference.streaming import ByteStreamDecoder, StopMatcher, StreamDecoder, stream_decoder
 from lightning_gpt.nn.paged_cache import Span
 from lightning_gpt.text.tokenizer import Tokenizer
 
@@ -45,7 +45,7 @@ class _Active:
     def __init__(self, request: Request, row: Row) -> None:
         self.request, self.row, self.made = request, row, 0
         self.end_ids = frozenset(request.end_ids)
-        self.decoder: StreamDecoder | None = None
+        self.decoder: StreamDecoder | ByteStreamDecoder | None = None
         self.matcher: StopMatcher | None = None
         self.prompt: list[TokenLogprob | None] | None = None if request.prompt_logprobs is None else [None]
 
@@ -147,7 +147,7 @@ class Engine:
         if active.prompt is not None:
             row.chunk, row.reusable = max(PROMPT_LOGITS // self.runner.config.vocab_size, 1), 0
         if self.tokenizer is not None:
-            active.decoder = StreamDecoder(self.tokenizer, request.prompt)
+            active.decoder = stream_decoder(self.tokenizer, request.prompt)
             active.matcher = StopMatcher(request.stop) if any(request.stop) else None
         self.sampler.add(
             key, request.sampling, request.prompt, request.seed, request.banned_ids, logprobs=request.logprobs
