@@ -48,12 +48,14 @@ def gpt2():
     return network(**NETWORKS["gpt2"])
 
 
-def random_request(draw, net, beginnings):
+def random_request(draw, width, beginnings):
     start = draw.choice(beginnings)[: draw.randint(0, 16)]
     prompt = [*start, *(draw.randrange(40) for _ in range(draw.randint(1, 6)))]
     embeds = None
     if draw.random() < 0.1:
-        embeds = torch.randn(len(prompt), 16, dtype=torch.float64, generator=torch.Generator().manual_seed(len(prompt)))
+        embeds = torch.randn(
+            len(prompt), width, dtype=torch.float64, generator=torch.Generator().manual_seed(len(prompt))
+        )
     overflow = "slide" if embeds is None and draw.random() < 0.3 else "refuse"
     if overflow == "slide" and draw.random() < 0.3:
         prompt = [draw.randrange(40) for _ in range(draw.randint(33, 40))]
@@ -117,7 +119,7 @@ def test_every_text_of_a_random_traffic_is_that_of_the_request_alone(net, seed, 
 
     for _ in range(100):
         if draw.random() < 0.5:
-            request = random_request(draw, net, beginnings)
+            request = random_request(draw, 16, beginnings)
             key = engine.add(request)
             asked[key], got[key] = request, Completion()
             if guesser is not None:  # of long prompts the beginning is forgotten: it guesses wrongly there
@@ -146,6 +148,24 @@ def test_every_text_of_a_random_traffic_is_that_of_the_request_alone(net, seed, 
         assert (got[key].prompt is None) == (request.prompt_logprobs is None)
     if guessing:
         assert stats.steps < sum(len(one.tokens) for one in got.values())
+
+
+def test_compiled_steps_give_the_same_text_whatever_is_beside_it():
+    """In float32 and to the bit, so the same runner alone is what to compare with."""
+    native = pytest.importorskip("lightning_gpt.inference.native_runner")
+    try:
+        runner = native.NativeRunner(network(n_embd=32, **NETWORKS["llama"]).float())
+    except RuntimeError as error:
+        pytest.skip(str(error))
+    draw = random.Random(0)
+    beginnings = [[draw.randrange(40) for _ in range(16)] for _ in range(2)]
+    requests = [random_request(draw, 32, beginnings) for _ in range(60)]
+    alone = EngineConfig(max_running=1, share_prefixes=False, block_size=4)
+    expected = [Engine(runner, config=alone, vocab_size=38).complete([one])[0] for one in requests]
+    crowded = Engine(runner, None, EngineConfig(5, token_budget=11, cache_blocks=14, block_size=4), vocab_size=38)
+    assert crowded.complete(requests) == expected
+    assert crowded.stats().preemptions > 0
+    assert crowded.stats().shared_tokens > 0
 
 
 def test_right_guesses_save_steps(gpt2):
