@@ -28,6 +28,11 @@ def root_hash(salt: str) -> bytes:
     return blake2b(salt.encode(), digest_size=DIGEST_BYTES).digest()
 
 
+def mark(content: bytes) -> int:
+    """What stands for a token that is read as something else than its id (a picture's part)."""
+    return int.from_bytes(blake2b(content, digest_size=8).digest(), "little", signed=True)
+
+
 class BlockPool:
     """Gives blocks out and takes them back; those that were published stay readable until they are needed anew.
 

@@ -33,7 +33,7 @@ class Turn:
 
 
 class Conversation:
-    """Asks and remembers: what a conversation begins with is read once, as long as there are no pictures.
+    """Asks and remembers. What was said is not read again with every question, nor is a picture.
 
     Args:
         net: the network, in evaluation mode; its weights stay as they are.

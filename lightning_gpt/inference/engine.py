@@ -7,11 +7,12 @@ ones alike (Yu et al., 2022, Orca; Kwon et al., 2023, vLLM). Legend: N tokens, V
 from collections.abc import Iterator, Sequence
 from typing import Protocol, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from lightning_gpt.inference.batch_sampler import BatchSampler, Drawn
-from lightning_gpt.inference.block_pool import BlockPool, root_hash
+from lightning_gpt.inference.block_pool import BlockPool, mark, root_hash
 from lightning_gpt.inference.engine_config import EngineConfig, EngineStats
 from lightning_gpt.inference.request import Completion, Finish, Output, Request, TokenLogprob
 from lightning_gpt.inference.runner import Runner, StepInput
@@ -135,13 +136,13 @@ class Engine:
         self.check(request)
         key, size = self._added, self.runner.config.block_size
         self._added += 1
-        shared = self.config.share_prefixes and request.embeds is None
         row = Row(
             key,
             list(request.prompt if len(request.prompt) <= size else request.prompt[-self._keep :]),
             self._limit(request),
             (request.priority, key),
-            root_hash(request.tenant) if shared else None,
+            root_hash(request.tenant) if self.config.share_prefixes else None,
+            None if request.embeds is None else [mark(bytes(one)) for one in _bytes_of(request.embeds)],
         )
         active = _Active(request, row)
         if active.prompt is not None:
@@ -380,3 +381,8 @@ class Engine:
         for place, output in self.stream(*requests):
             completions[place].add(output)
         return completions
+
+
+def _bytes_of(embeds: Tensor) -> np.ndarray:
+    """(T, bytes) uint8."""
+    return embeds.detach().cpu().contiguous().view(torch.uint8).numpy()

@@ -52,7 +52,7 @@ class Request:
     the beginning was asked before."""
     embeds: Tensor | None = None
     """(T, C), read in place of the embeddings of the first T tokens of the prompt (pictures, nn/vision_language.py).
-    Nothing is shared then."""
+    Shared with requests whose embeds begin alike."""
     overflow: Overflow = "refuse"
     """When block_size is full: refuse = ValueError before anything is generated; slide = the older half is forgotten
     and the rest is read again (positions start anew), so the cost of forgetting is spread over block_size / 2 tokens.

@@ -27,6 +27,8 @@ class Row:
         order: (priority, arrival), smaller = served first; no two rows have the same.
         root: begins the chain of hashes by which its blocks are shared; None = never shared.
         chunk: the most tokens of it that one step reads.
+        marks: for the first tokens, what they mean: rows whose marks differ share nothing, though their tokens are the
+            same. None = the tokens say it all.
         reusable: how many tokens at the beginning may be left unread where others have read the same; the last token
             is always read, for its logits.
     """
@@ -39,6 +41,7 @@ class Row:
         "hashes",
         "key",
         "limit",
+        "marks",
         "order",
         "published",
         "reusable",
@@ -55,11 +58,12 @@ class Row:
         limit: int,
         order: tuple[int, int],
         root: bytes | None = None,
+        marks: Sequence[int] | None = None,
         chunk: int = UNLIMITED,
         reusable: int = UNLIMITED,
     ) -> None:
         self.key, self.tokens, self.limit, self.order = key, tokens, limit, order
-        self.root, self.chunk, self.reusable = root, chunk, reusable
+        self.root, self.marks, self.chunk, self.reusable = root, marks, chunk, reusable
         self.computed = 0
         """Tokens whose keys and values are in the cache."""
         self.draft: list[int] = []
@@ -234,7 +238,11 @@ class Scheduler:
         size = self.block_size
         for block in range(len(row.hashes), blocks):
             parent = row.hashes[-1] if row.hashes else row.root
-            row.hashes.append(chain_hash(parent, row.tokens[block * size : (block + 1) * size]))
+            start, stop = block * size, (block + 1) * size
+            content = row.tokens[start:stop]
+            if row.marks is not None and start < len(row.marks):
+                content = [*row.marks[start:stop], *content[len(row.marks) - start :]]
+            row.hashes.append(chain_hash(parent, content))
 
     def advance(self, row: Row, computed: int) -> None:
         """After a step: the first `computed` tokens are in the cache and are what they will stay."""

@@ -224,6 +224,18 @@ def test_requests_that_begin_alike_are_read_once(gpt2):
     assert alone.stats().shared_tokens == 0
 
 
+def test_pictures_are_read_once_and_told_apart(gpt2):
+    engine = Engine(make_runner(gpt2), config=EngineConfig(block_size=4))
+    first, second = torch.randn(2, 9, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    prompt = [0] * 9 + [5, 6]
+    requests = [Request(prompt, 4, GREEDY, embeds=embeds) for embeds in (first, second, first[:8], None, first.clone())]
+    for request in requests:
+        assert engine.complete([request])[0].tokens == one_by_one(gpt2, request)
+    assert engine.stats().shared_tokens == 8 + 8
+    engine.complete([Request(prompt, 4, GREEDY, embeds=first.float().double())])
+    assert engine.stats().shared_tokens == 16
+
+
 def test_no_end_before_the_least_length(gpt2):
     free = one_by_one(gpt2, Request([1, 2, 3], 20, HOT, seed=4))
     request = {"prompt": [1, 2, 3], "max_new_tokens": 20, "sampling": HOT, "seed": 4, "end_ids": set(range(0, 40, 2))}

@@ -154,6 +154,16 @@ def test_requests_that_begin_alike_wait_for_the_first_and_read_only_the_rest():
     assert play.scheduler.shared_tokens == 32
 
 
+def test_equal_tokens_that_mean_different_things_are_not_shared():
+    play = Play(blocks=40, max_running=4, token_budget=60)
+    picture, other = [0] * 6, list(range(6))
+    rows = [play.add([*[7] * 6, *range(8)], 2, marks=marks) for marks in (picture, other, picture, None)]
+    play.step()
+    assert rows[2].computed == 0  # waits for the first
+    play.step()
+    assert [row.shared for row in rows] == [0, 0, 12, 0]
+
+
 def test_the_newest_of_the_least_urgent_gives_its_blocks_back_and_goes_on_later():
     play = Play(blocks=4, max_running=3, token_budget=12)
     urgent = play.add([1, 2, 3], 12, priority=0, salt=None)
