@@ -1,5 +1,6 @@
 """The engine's settings and figures."""
 
+import os
 from dataclasses import dataclass
 
 import torch
@@ -23,8 +24,8 @@ class EngineConfig:
     cache_blocks: int | None = None
     """Blocks of the key/value cache; null = as cache_bytes says."""
     cache_bytes: int | None = None
-    """Memory for keys and values; null = for max_running texts of full length, at most 1 GiB on a CPU and half of the
-    free memory of a GPU, at least one text of full length."""
+    """Memory for keys and values; null = for max_running texts of full length, but not more than half of the free
+    memory of a GPU; on a CPU than 1 GiB or what one such text takes, and then a quarter of the machine's memory."""
     block_size: int = 16
     """Tokens in a block. Only full blocks are shared by requests that begin alike."""
     cache_dtype: torch.dtype | None = None
@@ -63,9 +64,11 @@ class EngineConfig:
                 raise ValueError(f"cache_bytes={self.cache_bytes:,} hold no block of {one:,} bytes: give more")
             return self.cache_bytes // one
         longest = -(-runner.config.block_size // self.block_size)
-        cuda = runner.device.type == "cuda"
-        memory = torch.cuda.mem_get_info(runner.device)[0] // 2 if cuda else 1 << 30
-        return max(min(self.max_running * longest, memory // one), longest)
+        if runner.device.type == "cuda":
+            usual = most = torch.cuda.mem_get_info(runner.device)[0] // 2
+        else:
+            usual, most = 1 << 30, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
+        return max(min(self.max_running * longest, usual // one), min(longest, most // one), 1)
 
 
 @dataclass(frozen=True)
