@@ -1,6 +1,7 @@
 """The engine against one text at a time: whatever is beside a request, and whenever it comes, its text is the same."""
 
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -154,15 +155,19 @@ def test_compiled_steps_give_the_same_text_whatever_is_beside_it():
     """In float32 and to the bit, so the same runner alone is what to compare with."""
     native = pytest.importorskip("lightning_gpt.inference.native_runner")
     try:
-        runner = native.NativeRunner(network(n_embd=32, **NETWORKS["llama"]).float())
+        runner = native.NativeRunner(network(n_embd=32, **NETWORKS["llama"], block_size=96).float())
     except RuntimeError as error:
         pytest.skip(str(error))
     draw = random.Random(0)
-    beginnings = [[draw.randrange(40) for _ in range(16)] for _ in range(2)]
-    requests = [random_request(draw, 32, beginnings) for _ in range(60)]
-    alone = EngineConfig(max_running=1, share_prefixes=False, block_size=4)
+    commons = [[draw.randrange(40) for _ in range(35)] for _ in range(2)]
+    requests = [random_request(draw, 32, [[]]) for _ in range(60)]
+    requests = [
+        replace(one, prompt=[*draw.choice(commons), *one.prompt], max_new_tokens=one.max_new_tokens + 25)
+        for one in requests
+    ]
+    alone = EngineConfig(max_running=1, share_prefixes=False)
     expected = [Engine(runner, config=alone, vocab_size=38).complete([one])[0] for one in requests]
-    crowded = Engine(runner, None, EngineConfig(5, token_budget=11, cache_blocks=14, block_size=4), vocab_size=38)
+    crowded = Engine(runner, None, EngineConfig(5, token_budget=11, cache_blocks=9), vocab_size=38)
     assert crowded.complete(requests) == expected
     assert crowded.stats().preemptions > 0
     assert crowded.stats().shared_tokens > 0
