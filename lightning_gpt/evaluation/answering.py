@@ -1,4 +1,4 @@
-"""Answers to many prompts: batched generation that ends at stop strings, in the order of the prompts."""
+"""Answers to many prompts: generation side by side that ends at stop strings, in the order of the prompts."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ import sys
 import time
 from collections.abc import Collection, Sequence
 
-from torch import Generator
-
 from lightning_gpt.inference import SamplingConfig
-from lightning_gpt.inference.generation import Generation
-from lightning_gpt.inference.streaming import StopMatcher, StreamDecoder
+from lightning_gpt.inference.generation import engine_for
+from lightning_gpt.inference.request import Request
 from lightning_gpt.nn import GPT
 from lightning_gpt.text.tokenizer import Tokenizer
 
@@ -40,7 +38,7 @@ def answer(
         stops: an answer ends before any of these strings.
         sampling: how tokens are drawn; None = always the likeliest.
         ends: tokens that end an answer, beside those of the tokenizer.
-        batch_size: prompts side by side, those of like length together.
+        batch_size: prompts side by side; as one ends the next begins.
         seed: prompt n draws from seed + n, whatever stands beside it.
         say: what the prompts are, in lines of progress; None = no lines.
 
@@ -52,31 +50,23 @@ def answer(
         raise ValueError(
             f"max_new_tokens={max_new_tokens} must be from 1 to {net.config.block_size}, the model's block_size"
         )
-    sampling = sampling or SamplingConfig(temperature=0.0)
-    over = frozenset(ends) | tokenizer.end_ids
-    special = set(tokenizer.special_tokens.values())
-    limit = min(tokenizer.vocab_size, net.config.vocab_size)
-    device = net.token_embedding.weight.device
-    texts = [""] * len(prompts)
+    settings = {
+        "max_new_tokens": max_new_tokens,
+        "sampling": sampling or SamplingConfig(temperature=0.0),
+        "stop": stops,
+        "end_ids": frozenset(ends) | tokenizer.end_ids,
+        "unwritten_ids": frozenset(tokenizer.special_tokens.values()),
+    }
+    # The longest first: what is left at the end is short.
     order = sorted(range(len(prompts)), key=lambda number: len(prompts[number]), reverse=True)
+    requests = [Request(list(prompts[number][-room:]), seed=seed + number, **settings) for number in order]
+    texts, done = [""] * len(prompts), 0
     began = told = time.monotonic()
-    for start in range(0, len(order), batch_size):
-        numbers = order[start : start + batch_size]
-        asked = [list(prompts[number][-room:]) for number in numbers]
-        generators = [Generator(device).manual_seed(seed + number) for number in numbers]
-        steps = Generation(net, asked, max_new_tokens, sampling, tuple(over), generators, vocab_size=limit)
-        decoders = [StreamDecoder(tokenizer, ids) for ids in asked]
-        matchers = [StopMatcher(stops) for _ in asked]
-        for step in steps:
-            for row, token in step:
-                if token not in special and token not in over:
-                    texts[numbers[row]] += matchers[row].push(decoders[row].push(token))
-                if matchers[row].stopped:
-                    steps.stop(row)
-        for number, decoder, matcher in zip(numbers, decoders, matchers):
-            texts[number] += matcher.push(decoder.finish()) + matcher.finish()
-        if say is not None and time.monotonic() - told > SECONDS:
-            told, done = time.monotonic(), start + len(numbers)
+    for place, output in engine_for(net, requests, tokenizer, max_running=batch_size).stream(*requests):
+        texts[order[place]] += output.text
+        done += output.finish is not None
+        if say is not None and output.finish is not None and time.monotonic() - told > SECONDS:
+            told = time.monotonic()
             left = (told - began) / done * (len(order) - done)
             print(f"{say}: {done:,} of {len(order):,} answered, {left:.0f} s left", file=sys.stderr, flush=True)
     return texts

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lightning_gpt.evaluation.shared_prefixes import Family, Row, families
-from lightning_gpt.inference.generation import prefill
+from lightning_gpt.inference.one_by_one import prefill
 from lightning_gpt.nn import GPT, KVCache
 
 HEAD_LOGITS = 1 << 25

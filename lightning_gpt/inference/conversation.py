@@ -4,13 +4,17 @@ C width."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from lightning_gpt.inference.engine import Engine
+from lightning_gpt.inference.engine_config import EngineConfig
+from lightning_gpt.inference.request import Request
+from lightning_gpt.inference.runners import make_runner
 from lightning_gpt.inference.sampling import SamplingConfig
-from lightning_gpt.inference.text_generation import generate_text
 from lightning_gpt.nn import GPT
 from lightning_gpt.nn.vision_language import VisionLanguageModel, expand_image_tokens
 from lightning_gpt.text.chat import PLAIN, ChatTemplate
@@ -29,10 +33,10 @@ class Turn:
 
 
 class Conversation:
-    """Asks and remembers.
+    """Asks and remembers. What was said is not read again with every question, nor is a picture.
 
     Args:
-        net: the network, in evaluation mode.
+        net: the network, in evaluation mode; its weights stay as they are.
         template: of its conversations, with the token for pictures if it is shown any.
         vision: the model that `net` is part of, if it can be shown pictures.
         system: what the conversation begins with, never forgotten.
@@ -73,6 +77,7 @@ class Conversation:
         self._features: list[Tensor] = []  # (P, C) of each picture, in the order of the turns
         self._shown: list[Tensor] = []
         self._answers = 0
+        self._engine: Engine | None = None
 
     @torch.no_grad()
     def show(self, pixels_1CHW: Tensor) -> None:
@@ -104,30 +109,38 @@ class Conversation:
         room = min(self.max_new_tokens, self.net.config.block_size - len(ids) + 1)
         embeds = None
         if self.vision is not None and features:
-            embeds = [self._embedded(ids, features)]
+            embeds = self._embedded(ids, features)
         self.forgotten = (len(self.turns) + 1 - len(turns)) // 2
-        banned = [] if self.vision is None else [self.vision.image_token_id]
-        pieces = generate_text(
-            self.net,
-            self.template.tokenizer,
-            [ids],
+        request = Request(
+            ids,
             room,
             self.sampling,
-            self.stop,
             self.seed + self._answers,
-            overflow="refuse",
-            prompt_embeds=embeds,
-            banned_ids=banned,
-            end_ids=self.template.end_ids,
+            self.stop,
+            tuple(self.template.end_ids),
+            banned_ids=[] if self.vision is None else [self.vision.image_token_id],
+            embeds=embeds,
         )
         answer = ""
         self._answers += 1
         try:
-            for piece in pieces:
-                answer += piece.text
-                yield piece.text
+            with closing(self._engine_for(request).stream(request)) as outputs:
+                for _, output in outputs:
+                    answer += output.text
+                    if output.text:
+                        yield output.text
         finally:
             self.turns, self._features, self._shown = [*turns, Turn("assistant", answer)], features, []
+
+    def _engine_for(self, request: Request) -> Engine:
+        """The engine of the turns before, if its cache is large enough."""
+        needed, limit = len(request.prompt) + request.max_new_tokens, self.net.config.block_size
+        config = EngineConfig(max_running=1)
+        blocks = -(-min(2 * needed, limit) // config.block_size)
+        if self._engine is None or min(needed, limit) > self._engine.cache.blocks * config.block_size:
+            config = replace(config, cache_blocks=blocks)
+            self._engine = Engine(make_runner(self.net), self.template.tokenizer, config)
+        return self._engine
 
     def _without_image_tokens(self, text: str) -> str:
         token = self.template.image_token

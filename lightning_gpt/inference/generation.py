@@ -1,70 +1,52 @@
-"""Token generation with a key/value cache. Legend: B rows, T tokens, C width, V vocabulary.
-
-`prefill` and `decode` are the two passes through the network; `Generation` keeps the rows: finished ones leave the
-batch, rows of different length stay right-padded, each at its own position.
-"""
+"""Generation of a batch of rows by ids, on the engine. Legend: B rows, T tokens, C width."""
 
 from collections.abc import Iterator, Sequence
-from typing import Literal
 
 import torch
 from torch import Generator, Tensor
 
-from lightning_gpt.inference.sampling import SamplingConfig, sample
-from lightning_gpt.nn import GPT, KVCache
+from lightning_gpt.inference.engine import Engine
+from lightning_gpt.inference.engine_config import EngineConfig
+from lightning_gpt.inference.request import Overflow, Request
+from lightning_gpt.inference.runners import make_runner
+from lightning_gpt.inference.sampling import SamplingConfig
+from lightning_gpt.nn import GPT
+from lightning_gpt.text.tokenizer import Tokenizer
 
-Overflow = Literal["refuse", "slide"]
-
-
-@torch.inference_mode()
-def prefill(
-    net: GPT, windows: Sequence[Sequence[int]], cache: KVCache, embeds: Sequence[Tensor | None] | None = None
-) -> Tensor:
-    """Reads whole windows into an empty cache.
-
-    Args:
-        windows: token ids per row, right-padded here: what is written behind a row's end stays masked until real
-            tokens take its place.
-        embeds: per row (T, C), read in place of the token embeddings; None = the ids'.
-
-    Returns:
-        (B, V) logits after each row's last token.
-    """
-    device = net.token_embedding.weight.device
-    lengths = [len(window) for window in windows]
-    longest = max(lengths)
-    input_ids_BT = torch.tensor([[*window, *[0] * (longest - len(window))] for window in windows], device=device)
-    ends = torch.tensor(lengths, device=device)
-    cache.ends = ends if min(lengths) < longest else None
-    embedded_BTC = None
-    if embeds is not None and any(row is not None for row in embeds):
-        embedded_BTC = net.token_embedding(input_ids_BT)
-        for row, own in enumerate(embeds):
-            if own is not None:
-                embedded_BTC[row, : len(own)] = own
-    hidden_BTC = net.hidden(input_ids_BT, cache=cache, embedded_BTC=embedded_BTC)
-    cache.ends = None
-    return net.logits(hidden_BTC[torch.arange(len(windows), device=device), ends - 1])
+MAX_ROWS = 512
+"""Rows that are computed side by side; more wait for a place."""
+TOKEN_BUDGET = 8192
+"""Tokens that a step reads at most."""
+BLOCK_SIZE = 16
 
 
-@torch.inference_mode()
-def decode(net: GPT, tokens_B: Tensor, cache: KVCache, positions_B: Tensor | None = None) -> Tensor:
-    """Reads one more token per row.
+def engine_for(
+    net: GPT,
+    requests: Sequence[Request],
+    tokenizer: Tokenizer | None = None,
+    vocab_size: int | None = None,
+    max_running: int = MAX_ROWS,
+) -> Engine:
+    """An engine with room for these requests, so that none is set back.
 
     Args:
-        tokens_B: int64.
-        cache: of all tokens before.
-        positions_B: int64, each row's position; None = all rows continue at cache.length, which needs no mask.
-
-    Returns:
-        (B, V) logits.
+        net: in evaluation mode; with its weights as they are now.
+        requests: of which at most max_running are computed side by side.
+        tokenizer, vocab_size: as Engine.
+        max_running: less takes less memory.
     """
-    positions = None if positions_B is None else positions_B[:, None]
-    return net.logits(net.hidden(tokens_B[:, None], positions, cache)[:, -1])
+    size = net.config.block_size
+    lengths = (min(len(one.prompt) + one.max_new_tokens, size) for one in requests)
+    needs = sorted((-(-length // BLOCK_SIZE) for length in lengths), reverse=True)[:max_running]
+    rows = max(len(needs), 1)
+    # The scheduler starts a row only if a block is left for each that runs.
+    config = EngineConfig(rows, max(TOKEN_BUDGET, rows), sum(needs) + rows, block_size=BLOCK_SIZE)
+    return Engine(make_runner(net), tokenizer, config, vocab_size)
 
 
 class Generation:
-    """A batch of rows being continued. Iterating gives, step by step, the list of (row, token id) just made.
+    """A batch of rows being continued. Iterating gives, step by step, the list of (row, token id) just made; rows that
+    begin alike wait for the first of them, and rows beyond MAX_ROWS for a place.
 
     Args:
         net: the network, best in evaluation mode: dropout applies otherwise.
@@ -72,10 +54,10 @@ class Generation:
         max_new_tokens: per row.
         sampling: how tokens are drawn.
         eos_ids: a row ends with any of these (which is still given out).
-        generator: one, or one per row; see `sample`.
+        generator: gives every row the seed of its noise, in their order: one for all, or one per row; None = torch's
+            global one.
         overflow: what happens when a row fills block_size: refuse = ValueError before anything is generated; slide =
-            the row forgets its older half and its window is read again (positions start anew), so the cost of
-            forgetting is spread over block_size / 2 tokens. A longer prompt starts with its last block_size / 2.
+            the row forgets its older half and its window is read again; see Request.
         vocab_size: ids from here on are never drawn, for networks with more rows than their tokenizer has ids.
         prompt_embeds: per row (T, C) for its T prompt tokens, read once in place of their embeddings (pictures,
             nn/vision_language.py), or None = the ids'. What is generated is read by its ids. Not with overflow=slide,
@@ -119,101 +101,49 @@ class Generation:
                 )
         if prompt_embeds is not None:
             _check_embeds(prompt_embeds, prompts, config.n_embd, overflow)
-        self.net = net
-        self.max_new_tokens = max_new_tokens
-        self.sampling = sampling or SamplingConfig()
-        self.eos_ids = frozenset(eos_ids)
-        self.generator = generator
-        self.vocab_size = vocab_size
-        self._keep = max(config.block_size // 2, 1)
-        self._rows = list(range(len(prompts)))
-        self._windows = [list(p) if len(p) <= config.block_size else list(p[-self._keep :]) for p in prompts]
-        self._embeds = prompt_embeds
-        self._stopped: set[int] = set()
-        longest = max((len(window) for window in self._windows), default=0)
-        weight = net.token_embedding.weight
-        self._device = weight.device
-        self._banned = torch.tensor(sorted(banned_ids), dtype=torch.int64, device=self._device)
-        # On CPU products of one bfloat16 query with many keys are two to four times slower than in float32.
-        self._dtype = torch.promote_types(weight.dtype, torch.float32) if self._device.type == "cpu" else weight.dtype
-        self._size = min(config.block_size, longest + max_new_tokens)
-        self._seen_BV: Tensor | None = None
-        if self.sampling.repetition_penalty != 1.0:
-            self._seen_BV = torch.zeros(len(prompts), config.vocab_size, dtype=torch.bool, device=self._device)
-            for row, prompt in enumerate(prompts):
-                self._seen_BV[row, list(prompt)] = True
+        self.net, self.generator, self.vocab_size = net, generator, vocab_size
+        sampling = sampling or SamplingConfig()
+        self._seeded = sampling.temperature > 0
+        self._settings = {
+            "max_new_tokens": max_new_tokens,
+            "sampling": sampling,
+            "end_ids": tuple(eos_ids),
+            "overflow": overflow,
+            "banned_ids": tuple(banned_ids),
+        }
+        self._rows = list(zip(prompts, prompt_embeds or [None] * len(prompts)))
+        self._stopped: list[int] = []
 
     def stop(self, row: int) -> None:
         """Ends a row before the next step, for instance because a stop string appeared in its text."""
-        self._stopped.add(row)
+        self._stopped.append(row)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        if not self._rows or not self.max_new_tokens:
+        if not self._rows or not self._settings["max_new_tokens"]:
             return
-        logits_BV = self._read_windows()
-        for step in range(1, self.max_new_tokens + 1):
-            tokens_B = self._draw(logits_BV)
-            made = list(zip(self._rows, tokens_B.tolist()))
-            for window, (_, token) in zip(self._windows, made):
-                window.append(token)
-            yield made
-            if step == self.max_new_tokens:
-                return
-            ended = self._stopped | {row for row, token in made if token in self.eos_ids}
-            if ended:
-                tokens_B = self._drop(ended, tokens_B)
-                if not self._rows:
-                    return
-            logits_BV = self._advance(tokens_B)
+        seeds = self._seeds() if self._seeded else [0] * len(self._rows)
+        rows = zip(self._rows, seeds)
+        requests = [Request(prompt, seed=seed, embeds=embeds, **self._settings) for (prompt, embeds), seed in rows]
+        engine = engine_for(self.net, requests, vocab_size=self.vocab_size)
+        keys = [engine.add(request) for request in requests]
+        place = {key: row for row, key in enumerate(keys)}
+        while engine.busy:
+            made = [(place[output.key], output.token) for output in engine.step() if output.token is not None]
+            if made:
+                yield made
+            while self._stopped:
+                engine.cancel(keys[self._stopped.pop()])
 
-    def _draw(self, logits_BV: Tensor) -> Tensor:
-        """The next token of every row, (B,)."""
-        if len(self._banned):
-            logits_BV = logits_BV.index_fill(1, self._banned, -torch.inf)
-        if self.vocab_size is not None:
-            logits_BV = logits_BV[:, : self.vocab_size]
-        generator = self.generator
-        if generator is not None and not isinstance(generator, Generator):
-            generator = [generator[row] for row in self._rows]
-        seen_BV = self._seen_BV
-        if seen_BV is not None:
-            seen_BV = seen_BV[:, : logits_BV.shape[1]]
-        with torch.inference_mode():
-            tokens_B = sample(logits_BV, self.sampling, generator, seen_BV)
-        if self._seen_BV is not None:
-            self._seen_BV[torch.arange(len(tokens_B), device=self._device), tokens_B] = True
-        return tokens_B
-
-    def _drop(self, ended: set[int], tokens_B: Tensor) -> Tensor:
-        """Takes ended rows out of the batch; returns the tokens of the others."""
-        stay = [index for index, row in enumerate(self._rows) if row not in ended]
-        if len(stay) == len(self._rows):
-            return tokens_B
-        self._rows = [self._rows[index] for index in stay]
-        self._windows = [self._windows[index] for index in stay]
-        index = torch.tensor(stay, dtype=torch.int64, device=self._device)
-        self._cache.select(index)
-        if self._windows:  # the longest row may have left; the newest token is not in the cache yet
-            self._cache.length = max(len(window) for window in self._windows) - 1
-        if self._seen_BV is not None:
-            self._seen_BV = self._seen_BV[index]
-        return tokens_B[index]
-
-    def _advance(self, tokens_B: Tensor) -> Tensor:
-        """Logits after the newest tokens."""
-        lengths = [len(window) for window in self._windows]
-        if max(lengths) > self.net.config.block_size:
-            for index, length in enumerate(lengths):
-                if length > self.net.config.block_size:
-                    self._windows[index] = self._windows[index][-self._keep :]
-            return self._read_windows()
-        if min(lengths) == max(lengths):
-            return decode(self.net, tokens_B, self._cache)
-        return decode(self.net, tokens_B, self._cache, torch.tensor(lengths, device=self._device) - 1)
-
-    def _read_windows(self) -> Tensor:
-        self._cache = KVCache(self.net.config, len(self._rows), self._size, self._dtype, self._device)
-        return prefill(self.net, self._windows, self._cache, self._embeds)
+    def _seeds(self) -> list[int]:
+        """One for each row."""
+        one = self.generator is None or isinstance(self.generator, Generator)
+        generators = [self.generator] * len(self._rows) if one else self.generator
+        if len(generators) != len(self._rows):
+            raise ValueError(f"{len(generators)} generators for {len(self._rows)} prompts: give one, or one per row")
+        return [
+            int(torch.randint(1 << 62, (), generator=own, device="cpu" if own is None else own.device))
+            for own in generators
+        ]
 
 
 def _check_embeds(

@@ -2,13 +2,12 @@
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from torch import Tensor
 
-from lightning_gpt.inference.generation import Generation, Overflow, row_generators
+from lightning_gpt.inference.generation import engine_for
+from lightning_gpt.inference.request import Finish, Overflow, Request
 from lightning_gpt.inference.sampling import SamplingConfig
-from lightning_gpt.inference.streaming import StopMatcher, StreamDecoder
 from lightning_gpt.nn import GPT
 from lightning_gpt.text.tokenizer import Tokenizer
 
@@ -21,8 +20,8 @@ class TextPiece:
     text: str
     tokens: int
     """New tokens of the row so far."""
-    finish: Literal["eos", "stop", "length"] | None = None
-    """Why the row ended, on its last piece: end-of-text token, stop string, or max_new_tokens."""
+    finish: Finish | None = None
+    """Why the row ended, on its last piece: an end token, a stop string, or max_new_tokens."""
 
 
 def prompt_ids(tokenizer: Tokenizer, text: str, vocab_size: int, image_token: str | None = None) -> list[int]:
@@ -59,7 +58,7 @@ def generate_text(
     banned_ids: Sequence[int] = (),
     end_ids: Collection[int] | None = None,
 ) -> Iterator[TextPiece]:
-    """Continues texts as one ragged batch.
+    """Continues texts side by side.
 
     Args:
         net: the network, in evaluation mode.
@@ -69,8 +68,8 @@ def generate_text(
         sampling: how tokens are drawn.
         stop: a row ends before any of these strings.
         seed: row r draws from the seed + r, so its text does not depend on the rows beside it.
-        overflow: see Generation.
-        prompt_embeds: see Generation; they belong to prompts given as ids, and need overflow=refuse.
+        overflow: see Request.
+        prompt_embeds: see Request.embeds; they belong to prompts given as ids, and need overflow=refuse.
         banned_ids: never drawn, such as the token that stands for a picture.
         end_ids: end a row and are not written; None = the tokenizer's.
 
@@ -79,25 +78,25 @@ def generate_text(
     """
     vocab_size = net.config.vocab_size
     ids = [prompt_ids(tokenizer, p, vocab_size) if isinstance(p, str) else list(p) for p in prompts]
-    eos = tuple(tokenizer.end_ids if end_ids is None else end_ids)
-    generators = row_generators(seed, len(ids), net.token_embedding.weight.device)
-    limit = min(tokenizer.vocab_size, vocab_size)
-    steps = Generation(net, ids, max_new_tokens, sampling, eos, generators, overflow, limit, prompt_embeds, banned_ids)
-    decoders = [StreamDecoder(tokenizer, row) for row in ids]
-    matchers = [StopMatcher(stop) for _ in ids]
+    embeds = [None] * len(ids) if prompt_embeds is None else prompt_embeds
+    requests = [
+        Request(
+            row,
+            max_new_tokens,
+            sampling or SamplingConfig(),
+            seed + place,
+            stop,
+            tuple(tokenizer.end_ids if end_ids is None else end_ids),
+            banned_ids=banned_ids,
+            embeds=own,
+            overflow=overflow,
+        )
+        for place, (row, own) in enumerate(zip(ids, embeds, strict=True))
+    ]
+    if not requests or not max_new_tokens:
+        return
     counts = [0] * len(ids)
-    for step in steps:
-        for row, token in step:
-            counts[row] += 1
-            ended = token in eos
-            text = matchers[row].push("" if ended else decoders[row].push(token))
-            finish = None
-            if matchers[row].stopped:
-                steps.stop(row)
-                finish = "stop"
-            elif ended or counts[row] == max_new_tokens:
-                text += matchers[row].push(decoders[row].finish())
-                finish = "stop" if matchers[row].stopped else ("eos" if ended else "length")
-                text += matchers[row].finish()
-            if text or finish:
-                yield TextPiece(row, text, counts[row], finish)
+    for place, output in engine_for(net, requests, tokenizer).stream(*requests):
+        counts[place] += 1
+        if output.text or output.finish:
+            yield TextPiece(place, output.text, counts[place], output.finish)

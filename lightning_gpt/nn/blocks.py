@@ -53,7 +53,14 @@ class Block(nn.Module):
         """Both branches, added."""
         branch, value = self.attention(self.attention_norm(x_BTC), shared, first_value)
         x_BTC = self.add(x_BTC, branch)
-        return self.add(x_BTC, self.feed_forward(self.feed_forward_norm(x_BTC))), value
+        return self.add(x_BTC, self.feed(self.feed_forward_norm(x_BTC), shared)), value
+
+    def feed(self, x_BTC: Tensor, shared: Pass) -> Tensor:
+        """The feed-forward. Experts drop no token of a pass with a cache: the same text would come out differently when
+        it is read in other pieces, or beside others."""
+        if shared.cache is not None and isinstance(self.feed_forward, MixtureOfExperts):
+            return self.feed_forward(x_BTC, keep_all=True)
+        return self.feed_forward(x_BTC)
 
     def add(self, x_BTC: Tensor, branch: Tensor) -> Tensor:
         """The residual sum."""
@@ -69,7 +76,7 @@ class PostNormBlock(Block):
         """Both branches, each sum normalised."""
         branch, value = self.attention(x_BTC, shared, first_value)
         x_BTC = self.attention_norm(self.add(x_BTC, branch))
-        return self.feed_forward_norm(self.add(x_BTC, self.feed_forward(x_BTC))), value
+        return self.feed_forward_norm(self.add(x_BTC, self.feed(x_BTC, shared))), value
 
 
 class SandwichBlock(Block):
@@ -84,7 +91,7 @@ class SandwichBlock(Block):
         """Both branches, each normalised before it is added."""
         branch, value = self.attention(self.attention_norm(x_BTC), shared, first_value)
         x_BTC = self.add(x_BTC, self.attention_out_norm(branch))
-        branch = self.feed_forward_out_norm(self.feed_forward(self.feed_forward_norm(x_BTC)))
+        branch = self.feed_forward_out_norm(self.feed(self.feed_forward_norm(x_BTC), shared))
         return self.add(x_BTC, branch), value
 
 
@@ -94,7 +101,7 @@ class ParallelBlock(Block):
     def branches(self, x_BTC: Tensor, shared: Pass, first_value: Tensor | None) -> tuple[Tensor, Tensor]:
         """Both branches of one input, added together."""
         branch, value = self.attention(self.attention_norm(x_BTC), shared, first_value)
-        return self.add(self.add(x_BTC, branch), self.feed_forward(self.feed_forward_norm(x_BTC))), value
+        return self.add(self.add(x_BTC, branch), self.feed(self.feed_forward_norm(x_BTC), shared)), value
 
 
 BLOCKS: dict[str, type[Block]] = {"pre": Block, "post": PostNormBlock, "sandwich": SandwichBlock}

@@ -43,11 +43,16 @@ class MixtureOfExperts(nn.Module):
         self.shared = build_dense(config, shared, config.expert_kind) if shared else None
         self.report: RouterReport | None = None
 
-    def forward(self, x_BTC: Tensor) -> Tensor:
-        """(B, T, C) -> (B, T, C)."""
+    def forward(self, x_BTC: Tensor, keep_all: bool = False) -> Tensor:
+        """(B, T, C) -> (B, T, C).
+
+        Args:
+            x_BTC: the normalised stream.
+            keep_all: capacity counts for nothing, so that what a token gets does not depend on the tokens beside it.
+        """
         config, (B, T, C) = self.config, x_BTC.shape
         x_NC = x_BTC.reshape(B * T, C)
-        route = self.router(x_NC)
+        route = self.router(x_NC, keep_all)
         load_E = torch.bincount(route.expert_M, minlength=config.experts)
         if config.routing == "expert_choice":  # sorted by expert already; a token has any number of them
             y_MC = self.experts(x_NC[route.token_M], load_E)

@@ -38,8 +38,8 @@ class Router(nn.Module):
         if config.balance == "bias":
             self.register_buffer("balance_bias_E", torch.zeros(config.experts))
 
-    def forward(self, x_NC: Tensor) -> Route:
-        """Scores, choice, capacity, losses."""
+    def forward(self, x_NC: Tensor, keep_all: bool = False) -> Route:
+        """Scores, choice, capacity (none with keep_all), losses."""
         config = self.config
         with torch.autocast(x_NC.device.type, enabled=False):
             x = x_NC.to(torch.promote_types(x_NC.dtype, torch.float32))
@@ -55,14 +55,14 @@ class Router(nn.Module):
             token_M, expert_M, gate_M, kept_M = *self._experts_choose(scores_NE), None
             balance_loss = logits_NE.new_zeros(())
         else:
-            token_M, expert_M, gate_M, kept_M = self._tokens_choose(scores_NE)
+            token_M, expert_M, gate_M, kept_M = self._tokens_choose(scores_NE, keep_all)
             balance_loss = self._balance_loss(shares_NE, expert_M)
         z_loss = total_N1.square().mean()
         shares = shares_NE.detach()
         entropy = -(shares * shares.clamp(min=1e-30).log()).sum(-1).mean()
         return Route(token_M, expert_M, gate_M * config.scale, kept_M, balance_loss, z_loss, entropy)
 
-    def _tokens_choose(self, scores_NE: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    def _tokens_choose(self, scores_NE: Tensor, keep_all: bool) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """Each token takes its K best experts; the bias moves the choice, not the gate."""
         config, N = self.config, len(scores_NE)
         biased = scores_NE + self.balance_bias_E if config.balance == "bias" else scores_NE
@@ -72,7 +72,7 @@ class Router(nn.Module):
             gate_NK = gate_NK / gate_NK.sum(-1, keepdim=True).clamp(min=1e-20)
         token_M = torch.arange(N, device=scores_NE.device).repeat_interleave(config.top_k)
         expert_M, gate_M = chosen_NK.flatten(), gate_NK.flatten()
-        if config.capacity_factor is None:
+        if config.capacity_factor is None or keep_all:
             return token_M, expert_M, gate_M, None
         capacity = math.ceil(config.capacity_factor * N * config.top_k / config.experts)
         queue = chosen_NK.T.flatten()  # every token's first choice, then every token's second

@@ -42,6 +42,7 @@ class Tokenizer:
         self._backend.no_truncation()
         self._backend.encode_special_tokens = True
         self._json = backend.to_str()
+        self._token_bytes: dict[int, bytes] = {}
         self.scheme, self.lossless = recognise(json.loads(self._json))
         self._fast = self._fast_encoder()
         special = {token.content: index for index, token in backend.get_added_tokens_decoder().items()}
@@ -125,6 +126,24 @@ class Tokenizer:
             beyond = next(index for index in ids if not 0 <= index < self.vocab_size)
             raise ValueError(f"token id {beyond} is outside the vocabulary of {self.vocab_size}")
         return self._backend.decode(ids, skip_special_tokens=False)
+
+    @cached_property
+    def joins_bytes(self) -> bool:
+        """Whether a text is the bytes of its tokens and nothing else, so that no token is written differently beside
+        others."""
+        return (json.loads(self._json)["decoder"] or {}).get("type") == "ByteLevel"
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """What a token adds to a text; only where `joins_bytes`."""
+        found = self._token_bytes.get(token_id)
+        if found is None:
+            token = self._backend.id_to_token(token_id) or ""
+            try:
+                found = token_to_bytes(token)
+            except KeyError:  # a special token with characters outside the alphabet
+                found = token.encode()
+            self._token_bytes[token_id] = found
+        return found
 
     def token_text(self, token_id: int) -> str:
         """Text of one token, for people to read; "" for a gap in the ids."""

@@ -92,6 +92,27 @@ def test_history_is_kept_until_it_is_reset(talking):
     assert said(conversation, "a") != first
 
 
+def test_what_was_said_is_not_read_again(talking, seeing):
+    net, template = talking
+    conversation = Conversation(net, template, max_new_tokens=4)
+    for question in ("what is this?", "and this?"):
+        said(conversation, question)
+    stats = conversation._engine.stats()
+    begun = len(template.prompt_ids([{"role": "user", "content": "what is this?"}]))
+    assert stats.shared_tokens == begun // 16 * 16 > 0
+    model, template = seeing
+    conversation = Conversation(model.net, template, model, max_new_tokens=2)
+    conversation.show(PIXELS[0])
+    for question in ("what is this?", "and this?"):
+        said(conversation, question)
+    assert conversation._engine.stats().shared_tokens > 0
+    same, fresh = (Conversation(model.net, template, model, max_new_tokens=2) for _ in range(2))
+    same._engine = conversation._engine
+    for other in (same, fresh):
+        other.show(PIXELS[1])
+    assert said(same, "what is this?") == said(fresh, "what is this?")
+
+
 def test_the_oldest_turns_make_room(talking):
     net, template = talking
     conversation = Conversation(net, template, max_new_tokens=8)

@@ -1,10 +1,12 @@
 import random
 
 import pytest
+import tokenizers as tokenizers_library
 
-from lightning_gpt.inference.streaming import StopMatcher, StreamDecoder
+from lightning_gpt.inference.streaming import ByteStreamDecoder, StopMatcher, StreamDecoder, stream_decoder
 from lightning_gpt.text.byte import byte_tokenizer
 from lightning_gpt.text.char import char_tokenizer
+from lightning_gpt.text.tokenizer import Tokenizer
 from lightning_gpt.text.trained import train_tokenizer
 
 TEXT = "naïve café 👩‍👩‍👧‍👦 漢字 \U0010ffff — don't  stop,  now\n\n" * 3
@@ -19,21 +21,34 @@ def tokenizers():
 
 @pytest.mark.parametrize("tokenizer", list(tokenizers()), ids=lambda tokenizer: tokenizer.scheme)
 @pytest.mark.parametrize("cut", [0, 1, 9])
-def test_pieces_join_to_the_text_and_no_character_is_broken(tokenizer, cut):
+@pytest.mark.parametrize("kind", [StreamDecoder, stream_decoder])
+def test_pieces_join_to_the_text_and_no_character_is_broken(tokenizer, cut, kind):
     ids = tokenizer.encode(TEXT)
     context = tokenizer.encode(TEXT[:cut])
-    stream = StreamDecoder(tokenizer, context)
+    stream = kind(tokenizer, context)
     pieces = [stream.push(index) for index in ids]
     assert not any("�" in piece for piece in pieces)
     assert "".join(pieces) + stream.finish() == TEXT
 
 
-def test_bytes_that_are_no_text_come_out_as_the_decoder_writes_them():
-    tokenizer, generator = byte_tokenizer(), random.Random(0)
+@pytest.mark.parametrize("kind", [StreamDecoder, ByteStreamDecoder])
+def test_bytes_that_are_no_text_come_out_as_the_decoder_writes_them(kind):
+    tokenizer, generator = byte_tokenizer(end_of_text=True), random.Random(0)
     for _ in range(30):
-        ids = [generator.choice([generator.randrange(256), 0x80, 0xE2, 65]) for _ in range(60)]
-        stream = StreamDecoder(tokenizer)
+        ids = [generator.choice([generator.randrange(257), 0x80, 0xE2, 65]) for _ in range(60)]
+        stream = kind(tokenizer)
         assert "".join(map(stream.push, ids)) + stream.finish() == tokenizer.decode(ids)
+
+
+def test_special_tokens_are_written_as_they_are():
+    backend = tokenizers_library.Tokenizer.from_str(byte_tokenizer().to_json())
+    backend.add_special_tokens(["<|ende|>", "《é》"])
+    tokenizer = Tokenizer(backend)
+    ids = [65, 256, 0xC3, 257, 0xA9, 66]
+    assert tokenizer.joins_bytes
+    stream = ByteStreamDecoder(tokenizer)
+    assert "".join(map(stream.push, ids)) + stream.finish() == tokenizer.decode(ids)
+    assert not char_tokenizer("ab").joins_bytes
 
 
 def test_an_unfinished_character_is_given_at_the_end():

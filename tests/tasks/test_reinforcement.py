@@ -245,6 +245,8 @@ def test_verifiable_answers_are_learnt(post_train, tiny_model, as_lines, tmp_pat
         tmp_path / "sft.jsonl",
         [{"prompt": row["prompt"], "completion": letter} for row in rows[:4] for letter in "wxyz"],
     )
+    # Three times as fast, and the policy says one letter to all before it has learnt, with two seeds of three.
+    slow = {"optimizer": {"class_path": "lightning_gpt.optim.AdamW", "init_args": {"lr": 1e-3}}}
     warm = post_train(
         "SFT",
         "InstructionData",
@@ -256,9 +258,9 @@ def test_verifiable_answers_are_learnt(post_train, tiny_model, as_lines, tmp_pat
     run = post_train(
         "GRPO",
         "PromptData",
-        model | {"init_from": str(warm), "reward": verifier},
+        model | {"init_from": str(warm), "reward": verifier} | slow,
         {"train": str(path), "val": str(path), "val_limit": 4},
-        "--trainer.max_steps=70",
+        "--trainer.max_steps=100",
         "--best.monitor=val/score",
         "--best.mode=max",
     )
