@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -38,8 +39,8 @@ def quantize_command(
     vLLM have the architecture, and a report of what it costs.
 
     Args:
-        model: checkpoint file, run directory, model directory or hub name; needs memory for the model in float32 and for
-            one block's statistics.
+        model: checkpoint file, run directory, model directory or hub name; takes memory for the model in float32 and
+            for one block's statistics.
         out: directory to write; an older model directory there is replaced.
         method: rtn = round to nearest; gptq, awq (best at 4 bits); smoothquant = 8-bit weights and inputs (W8A8);
             llm_int8, nf4 = by bitsandbytes; fp16, bf16 = another float type; dequantize = plain weights from a
@@ -69,6 +70,7 @@ def quantize_command(
     import torch
 
     from lightning_gpt.hub import open_model, save_model
+    from lightning_gpt.hub.model_directory import check_tokenizer
     from lightning_gpt.hub.quantized_directory import dequantize_network, is_quantized
     from lightning_gpt.quantization.calibration import BUILTIN, calibration_ids
     from lightning_gpt.quantization.progress import BlockProgress
@@ -80,47 +82,41 @@ def quantize_command(
     given = (bits, group_size, act_bits, head, clip, damping, act_order, alpha)
     settings = None if plain else Settings(method, *given)
     net, tokenizer = open_model(model)
-    stored = net.token_embedding.weight.dtype
     if is_quantized(net) != (method == "dequantize"):
         state = "is quantized already: --method dequantize first" if is_quantized(net) else "is not quantized"
         raise ValueError(f"{model} {state}")
-    size_before = nbytes(net)
-    began = time.monotonic()
-    calibrated = calibration if calibration or method not in CALIBRATED else BUILTIN
-    ids_BT = None
-    if calibrated is not None and not plain:
-        length = min(tokens, net.config.block_size)
-        ids_BT = calibration_ids(calibrated, tokenizer, samples, length, net.config.block_size, seed)
-    measure = _measure_of(evaluate, tokenizer, evaluate_tokens, net.config.block_size)
+    check_tokenizer(net, tokenizer)
+    stored, size_before, block_size = net.token_embedding.weight.dtype, nbytes(net), net.config.block_size
+    text = calibration or (BUILTIN if method in CALIBRATED else None)
+    ids_BT, about = None, None
+    if text is not None and settings is not None:
+        length = min(tokens, block_size)
+        ids_BT = calibration_ids(text, tokenizer, samples, length, block_size, seed)
+        about = {"text": text, "samples": samples, "tokens": length}
+    measure = _measure_of(evaluate, tokenizer, evaluate_tokens, block_size)
+    before = measure(net)
     reports: list[LayerReport] = []
-    if settings is None:
-        before = measure(net)
-        target = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(method, stored)
-        net = dequantize_network(net) if method == "dequantize" else net.to(target)
-    else:
-        net = net.float()
-        before = measure(net)
-        began = time.monotonic()
+    began = time.monotonic()
+    if method == "dequantize":
+        dequantize_network(net)
+    elif settings is not None:
         with BlockProgress(len(net.blocks)) as progress:
-            reports = quantize_network(net, settings, ids_BT, progress)
-        target = stored
+            reports = quantize_network(net.float(), settings, ids_BT, progress)
     seconds = time.monotonic() - began
+    target = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(method, stored)
     target = target if dtype == "stored" else getattr(torch, dtype)
-    after = measure(net if target != torch.float16 else net.float())
-    net = net.to(target)
+    net.to(target)
     content: dict[str, Any] = {
         "model": model,
         "method": method,
         "settings": None if settings is None else asdict(settings),
-        "calibration": None
-        if ids_BT is None
-        else {"text": calibrated, "samples": len(ids_BT), "tokens": ids_BT.shape[1]},
+        "calibration": about,
         "bytes": {"before": size_before, "after": nbytes(net)},
         "seconds": seconds,
-        "perplexity": None if before is None else {"text": evaluate, "before": before, "after": after},
+        "perplexity": None if evaluate is None else {"text": evaluate, "before": before, "after": measure(net)},
         "layers": [asdict(report) for report in reports],
     }
-    model_type = save_model(out, net, tokenizer, dtype=target, report=content)
+    model_type = save_model(out, net.to(target), tokenizer, dtype=target, report=content)
     print(summary(content, out, model_type))
 
 
@@ -141,6 +137,8 @@ def refuse_other_models(model: str) -> None:
 
 def _measure_of(text: str | None, tokenizer: Tokenizer | None, limit: int, block_size: int) -> Any:
     """Perplexity of a network on a text, as a function; None without a text."""
+    import torch
+
     from lightning_gpt.evaluation.lm_eval_model import first_id
     from lightning_gpt.evaluation.perplexity import perplexity
     from lightning_gpt.evaluation.scoring import Scorer
@@ -156,7 +154,9 @@ def _measure_of(text: str | None, tokenizer: Tokenizer | None, limit: int, block
     prefix = 0 if tokenizer is None else first_id(tokenizer)
 
     def measure(net: GPT) -> float:
-        scorer = Scorer(net, batch_tokens=2048)
+        half = net.token_embedding.weight.dtype == torch.float16
+        # A CPU has no products of float16: the same numbers in float32.
+        scorer = Scorer(net.float() if half else net, batch_tokens=2048)
         scorer.limit = min(block_size, CONTEXT)
         return perplexity(scorer, ids, prefix)
 
@@ -172,9 +172,7 @@ def summary(content: dict[str, Any], out: str, model_type: str) -> str:
     ]
     kinds: dict[str, list[float]] = {}
     for layer in content["layers"]:
-        kinds.setdefault(layer["name"].partition("blocks.")[2].partition(".")[2] or layer["name"], []).append(
-            layer["error"]
-        )
+        kinds.setdefault(re.sub(r"^blocks\.\d+\.", "", layer["name"]), []).append(layer["error"])
     what = "outputs" if content["calibration"] else "weights"
     for kind, errors in kinds.items():
         lines.append(f"{kind}: error of {what} {sum(errors) / len(errors):.2%} on average, {max(errors):.2%} at most")

@@ -67,7 +67,7 @@ def make_layer(linear: nn.Linear, kind: Kind, exact: bool = False) -> nn.Module:
 
 def layer_weight(layer: nn.Module) -> Tensor:
     """W of such a layer, float32 (N, K)."""
-    # On some CPUs the first forward pass reorders the numbers; state_dict puts them back, but forgets the scales (0.50).
+    # On some CPUs the first forward pass reorders the numbers; state_dict puts them back, but not the scales (0.50).
     reordered = getattr(getattr(layer.weight, "quant_state", None), "packing_format_for_cpu", False)
     state = layer.state_dict()
     if reordered:

@@ -94,26 +94,16 @@ def read_scheme(values: Mapping[str, Any]) -> Scheme:
             f"quantization_config.format={values.get('format')!r} is not supported: {', '.join(FORMATS.values())} are"
         )
     weights, inputs = groups[0].get("weights") or {}, groups[0].get("input_activations")
-    _require("weights", weights, type=("int",), symmetric=(True,), num_bits=(4, 8), strategy=STRATEGIES)
+    strategies = ("channel", "group", "tensor")
+    _require("weights", weights, type=("int",), symmetric=(True,), num_bits=(4, 8), strategy=strategies)
     if inputs is not None:
-        _require(
-            "input_activations",
-            inputs,
-            type=("int",),
-            symmetric=(True,),
-            num_bits=(8,),
-            dynamic=(True,),
-            strategy=TOKEN,
-        )
+        fixed = {"type": ("int",), "symmetric": (True,), "num_bits": (8,), "dynamic": (True,), "strategy": ("token",)}
+        _require("input_activations", inputs, **fixed)
         if weights["num_bits"] != 8 or weights["strategy"] == "group":
             raise ValueError("quantized inputs with 4-bit or grouped weights are not supported")
     if weights.get("actorder") in ("group", True):
         raise ValueError("quantization_config: weights.actorder=group is not supported, static is")
     return Scheme(weights["num_bits"], None if inputs is None else 8)
-
-
-STRATEGIES = ("channel", "group", "tensor")
-TOKEN = ("token",)
 
 
 def _require(part: str, values: Mapping[str, Any], **allowed: tuple) -> None:

@@ -1,5 +1,6 @@
-"""Quantized networks in model directories: compressed-tensors or bitsandbytes where transformers has a class with linear
-layers for the network, else our own names with `weight`, `scale` and `bias` of each layer as QuantizedLinear has them.
+"""Quantized networks in model directories: compressed-tensors or bitsandbytes where transformers has a class with
+linear layers for the network, else our own names with `weight`, `scale` and `bias` of a layer as QuantizedLinear has
+them.
 
 Their q, k, v and gate, up are rows of one matrix of ours, so whole numbers and scales are split and joined by rows.
 """

@@ -1,5 +1,7 @@
-"""From real numbers to whole ones and a scale: round to nearest, and how far a scale is best clipped. Legend: N outputs,
-K inputs, G groups of each row, g inputs in a group."""
+"""From real numbers to whole ones and a scale: round to nearest, and how far a scale is best clipped.
+
+Legend: N outputs, K inputs, G groups of each row, g inputs in a group.
+"""
 
 import torch
 from torch import Tensor
@@ -48,9 +50,8 @@ def best_scale(weight_NK: Tensor, bits: int, groups: int = 1, hessian_KK: Tensor
         blocks_Ggg = torch.stack([hessian_KK[i : i + size, i : i + size] for i in range(0, len(hessian_KK), size)])
     for step in range(SHRINK_STEPS):
         scale = _stored(largest * (1 - step / SHRINK_STEPS * (1 - SMALLEST)))
-        gap = (weight_NK - dequantize(nearest(weight_NK, scale, bits), scale, weight_NK.dtype)).unflatten(
-            1, (groups, -1)
-        )
+        rounded = dequantize(nearest(weight_NK, scale, bits), scale, weight_NK.dtype)
+        gap = (weight_NK - rounded).unflatten(1, (groups, -1))
         if blocks_Ggg is None:
             error = gap.square().sum(-1)
         else:

@@ -130,7 +130,5 @@ def check_weights(net: GPT) -> None:
 
 def nbytes(net: nn.Module) -> int:
     """Bytes of all that a network saves; what is shared counts once."""
-    found = {
-        tensor.data_ptr(): tensor.nbytes for tensor in net.state_dict().values() if isinstance(tensor, torch.Tensor)
-    }
-    return sum(found.values())
+    tensors = [tensor for tensor in net.state_dict().values() if isinstance(tensor, torch.Tensor)]
+    return sum({tensor.data_ptr(): tensor.nbytes for tensor in tensors}.values())

@@ -1,5 +1,5 @@
-"""SmoothQuant (Xiao et al., 2022, arXiv:2211.10438): outliers of the inputs are moved into the weights, so that both can
-be rounded to 8 bits. Legend: N outputs, K inputs."""
+"""SmoothQuant (Xiao et al., 2022, arXiv:2211.10438): outliers of the inputs are moved into the weights, so that both
+can be rounded to 8 bits. Legend: N outputs, K inputs."""
 
 import torch
 from torch import Tensor
