@@ -1,7 +1,5 @@
 """`lightning-gpt quantize`: a model directory with weights of 8 or 4 bits."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal
@@ -135,7 +133,7 @@ def refuse_other_models(model: str) -> None:
         raise ValueError(f"{model} is a reward model: only language models can be quantized")
 
 
-def _measure_of(text: str | None, tokenizer: Tokenizer | None, limit: int, block_size: int) -> Any:
+def _measure_of(text: str | None, tokenizer: "Tokenizer | None", limit: int, block_size: int) -> Any:
     """Perplexity of a network on a text, as a function; None without a text."""
     import torch
 
@@ -153,7 +151,7 @@ def _measure_of(text: str | None, tokenizer: Tokenizer | None, limit: int, block
         raise ValueError(f"evaluate={text} is empty")
     prefix = 0 if tokenizer is None else first_id(tokenizer)
 
-    def measure(net: GPT) -> float:
+    def measure(net: "GPT") -> float:
         half = net.token_embedding.weight.dtype == torch.float16
         # A CPU has no products of float16: the same numbers in float32.
         scorer = Scorer(net.float() if half else net, batch_tokens=2048)

@@ -67,12 +67,11 @@ def make_layer(linear: nn.Linear, kind: Kind, exact: bool = False) -> nn.Module:
 
 def layer_weight(layer: nn.Module) -> Tensor:
     """W of such a layer, float32 (N, K)."""
-    # On some CPUs the first forward pass reorders the numbers; state_dict puts them back, but not the scales (0.50).
-    reordered = getattr(getattr(layer.weight, "quant_state", None), "packing_format_for_cpu", False)
     state = layer.state_dict()
-    if reordered:
-        state["weight.absmax"] = state["weight.absmax"].T.reshape(-1).float()
-        layer.weight.quant_state.absmax = state["weight.absmax"]
+    scales = state.get("weight.absmax")
+    if scales is not None and scales.ndim == 2:
+        # On some CPUs the first forward pass reorders the numbers; state_dict puts them back, not the scales (0.50).
+        state["weight.absmax"] = scales.T.reshape(-1).float()
     return stored_weight({name: state[name] for name in state if name != "bias"}, "weight").float()
 
 

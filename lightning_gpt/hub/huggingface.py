@@ -129,7 +129,10 @@ def network_of(
     """
     config, family = _described(values, directory)
     if about := values.get("quantization_config"):
-        read = import_quantized(about, tensors, family, config, str(directory))
+        try:
+            read = import_quantized(about, tensors, family, config, str(directory))
+        except ValueError as error:
+            raise ValueError(f"{directory}: {str(error).removeprefix(f'{directory}: ')}") from None
         net = network_from_state(config, read.state, str(directory), dtype, device, read.act_bits)
         if read.bitsandbytes is not None:
             kind, names = read.bitsandbytes

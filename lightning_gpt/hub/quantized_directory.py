@@ -23,8 +23,6 @@ from lightning_gpt.nn.quantized_linear import QuantizedLinear, dequantize, pack_
 
 OWN_METHOD = "lightning_gpt"
 """quant_method of directories in our own names."""
-EXPERTS = "re:.*(block_sparse_moe|mlp\\.(experts|gate$)).*"
-"""Linear layers in other programs' networks that are no linear layers in ours."""
 
 
 class QuantizedState(NamedTuple):
@@ -49,8 +47,9 @@ def refuse_quantized(net: nn.Module, what: str) -> None:
 
 
 def can_hold(family: Family | None, config: GPTConfig) -> bool:
-    """Whether an architecture's matrices are linear layers; GPT-2's are not in transformers, but (in, out) there."""
-    return family is not None and not any(entry.transposed for entry in family.tensors(config))
+    """Whether transformers reads an architecture quantized: GPT-2's matrices are no linear layers there, and of a
+    mixture it wants the experts quantized too."""
+    return family is not None and not any(entry.transposed or entry.stack for entry in family.tensors(config))
 
 
 def export_quantized(net: GPT, family: Family | None) -> QuantizedState:
@@ -82,14 +81,10 @@ def export_quantized(net: GPT, family: Family | None) -> QuantizedState:
         scale = layer.scale.detach().cpu()[: entry.shape[0]]
         scales = scale.split(entry.rows) if entry.rows else [scale] * len(entry.theirs)
         for name, part in zip(entry.theirs, scales, strict=True):
-            whole = WholeNumbers(tensors.pop(name), part)
+            whole = WholeNumbers(tensors.pop(name), part.clone())
             tensors |= compressed.store(name, whole, first.bits, first.act_bits)
-    ignore = _ignored(net, "head" in layers)
+    ignore = [] if "head" in layers else ["lm_head"]
     return QuantizedState(tensors, compressed.quantization_config(first.bits, group_size, first.act_bits, ignore))
-
-
-def _ignored(net: GPT, head: bool) -> list[str]:
-    return ([] if head else ["lm_head"]) + ([EXPERTS] if net.config.moe is not None else [])
 
 
 def _export_bitsandbytes(net: GPT, family: Family | None, kind: bnb.Kind) -> QuantizedState:
@@ -106,7 +101,7 @@ def _export_bitsandbytes(net: GPT, family: Family | None, kind: bnb.Kind) -> Qua
         stored = {name for entry in entries if entry.ours.endswith(".weight") for name in entry.theirs}
     for name in stored:
         tensors |= bnb.store_weight(tensors.pop(name), name, kind)
-    return QuantizedState(tensors, bnb.quantization_config(kind, _ignored(net, "head" in names)))
+    return QuantizedState(tensors, bnb.quantization_config(kind, [] if "head" in names else ["lm_head"]))
 
 
 def _float_state(net: nn.Module) -> dict[str, Tensor]:
@@ -170,7 +165,10 @@ def import_quantized(
     if method == OWN_METHOD and family is None:
         return ReadState(dict(tensors), about.get("act_bits"), None)
     if method != "compressed-tensors" or family is None:
-        raise ValueError(f"{source}: quant_method={method!r} is not supported: compressed-tensors and bitsandbytes are")
+        raise ValueError(
+            f"{source}: weights quantized by quant_method={method!r} are not supported: compressed-tensors and "
+            "bitsandbytes are"
+        )
     scheme = compressed.read_scheme(about)
     whole, plain = compressed.split_stored(tensors, scheme, source)
     entries = list(family.tensors(config))

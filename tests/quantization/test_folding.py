@@ -5,10 +5,10 @@ import torch
 
 from lightning_gpt.nn import GPT, GPTConfig
 from lightning_gpt.nn.moe_config import MoEConfig
+from lightning_gpt.nn.quantized_linear import dequantize
 from lightning_gpt.quantization.awq import awq_factors, output_error
 from lightning_gpt.quantization.folding import fold, folds, give_gains
 from lightning_gpt.quantization.grid import round_to_nearest
-from lightning_gpt.nn.quantized_linear import dequantize
 from lightning_gpt.quantization.smoothquant import smoothing_factors
 
 LLAMA = GPTConfig(
