@@ -17,7 +17,7 @@ def quantize_command(
     model: str,
     out: str,
     method: Literal["rtn", "gptq", "awq", "smoothquant", "llm_int8", "nf4", "fp16", "bf16", "dequantize"] = "rtn",
-    bits: Literal[8, 4] = 8,
+    bits: Literal[8, 4] | None = None,
     group_size: int | None = None,
     act_bits: int | None = None,
     head: bool = False,
@@ -43,7 +43,7 @@ def quantize_command(
         method: rtn = round to nearest; gptq, awq (best at 4 bits); smoothquant = 8-bit weights and inputs (W8A8);
             llm_int8, nf4 = by bitsandbytes; fp16, bf16 = another float type; dequantize = plain weights from a
             quantized model.
-        bits: of each weight: 8 or 4.
+        bits: of each weight: 8 (the default) or 4 (that of nf4).
         group_size: inputs that share a scale, -1 = a whole row; by default whole rows for 8 bits, for 4 the largest of
             128, 64 and 32 that divides the layers.
         act_bits: 8 = inputs are rounded as well while computing (W8A8), with any method of 8 bits.
@@ -64,17 +64,21 @@ def quantize_command(
         seed: of the choice of windows.
     """
     import time
+    from pathlib import Path
 
     import torch
 
     from lightning_gpt.hub import open_model, save_model
-    from lightning_gpt.hub.model_directory import check_tokenizer
+    from lightning_gpt.hub.model_directory import check_tokenizer, refuse_other_directory
     from lightning_gpt.hub.quantized_directory import dequantize_network, is_quantized
     from lightning_gpt.quantization.calibration import BUILTIN, calibration_ids
     from lightning_gpt.quantization.progress import BlockProgress
     from lightning_gpt.quantization.quantize import quantize_network
     from lightning_gpt.quantization.settings import CALIBRATED, Settings, nbytes
 
+    refuse_other_directory(Path(out))
+    if Path(out).resolve() == Path(model).resolve():
+        raise ValueError(f"out={out} is the model itself, which would be lost: choose another place")
     refuse_other_models(model)
     plain = method in ("fp16", "bf16", "dequantize")
     given = (bits, group_size, act_bits, head, clip, damping, act_order, alpha)

@@ -3,6 +3,7 @@ them. Legend: N outputs, K inputs."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -21,6 +22,7 @@ def _bitsandbytes() -> Any:
         import bitsandbytes
     except ImportError:
         raise ImportError("llm_int8 and nf4 need bitsandbytes: pip install 'lightning_gpt[quant]'") from None
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it speaks in every layer's forward pass
     return bitsandbytes
 
 

@@ -70,6 +70,12 @@ def check_tokenizer(net: GPT, tokenizer: Tokenizer | None) -> None:
         )
 
 
+def refuse_other_directory(directory: Path, marker: str = "config.json") -> None:
+    """Raises ValueError for a place that holds something else than a model directory; for long work to ask first."""
+    if directory.exists() and not (directory / marker).exists() and any(directory.iterdir()):
+        raise ValueError(f"{directory} exists and is no model directory: choose another place")
+
+
 @contextmanager
 def whole_directory(directory: Path, marker: str = "config.json") -> Iterator[Path]:
     """An empty directory to write into, which takes the place of `directory` when all went well, and is gone otherwise.
@@ -81,8 +87,7 @@ def whole_directory(directory: Path, marker: str = "config.json") -> Iterator[Pa
     Raises:
         ValueError: something else than a model directory is there.
     """
-    if directory.exists() and not (directory / marker).exists() and any(directory.iterdir()):
-        raise ValueError(f"{directory} exists and is no model directory: choose another place")
+    refuse_other_directory(directory, marker)
     directory.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
     try:

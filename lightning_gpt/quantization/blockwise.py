@@ -1,8 +1,8 @@
 """Calibration text on its way through a network, one block at a time: of all states only those before one block are
 held. Legend: B sequences in a batch, T tokens, C width, K inputs of a layer, M rows."""
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 import torch
 from torch import Tensor, nn
@@ -91,16 +91,24 @@ class BlockWalk:
 
     @torch.no_grad()
     def statistics(self, layer: int, modules: dict[str, nn.Module], hessian: bool) -> dict[str, InputStatistics]:
-        """Runs a block, and says what the inputs of some of its layers are like."""
+        """Runs a block up to the last of some of its layers, and says what their inputs are like."""
         every = max(1, self.tokens // PROBE_ROWS)
         found = {name: InputStatistics(module.in_features, hessian, every) for name, module in modules.items()}
+        last = list(modules)[-1] if modules else None
+
+        def note(name: str, x: Tensor) -> None:
+            found[name].add(x)
+            if name == last:
+                raise _AllSeenError
+
         hooks = [
-            module.register_forward_pre_hook(lambda _, inputs, name=name: found[name].add(inputs[0]))
+            module.register_forward_pre_hook(lambda _, inputs, name=name: note(name, inputs[0]))
             for name, module in modules.items()
         ]
         try:
-            for _ in self._outputs(layer):
-                pass
+            for inputs in self._inputs():
+                with suppress(_AllSeenError):
+                    self.blocks[layer](*inputs)
         finally:
             for hook in hooks:
                 hook.remove()
@@ -110,8 +118,8 @@ class BlockWalk:
     def advance(self, layer: int) -> None:
         """Replaces the states by those behind a block."""
         values = []
-        for index, (state, value) in enumerate(self._outputs(layer)):
-            self.states[index] = state
+        for index, inputs in enumerate(self._inputs()):
+            self.states[index], value = self.blocks[layer](*inputs)
             values.append(value)
         if layer == 0 and self.net.config.value_skip:
             self._first_values = values
@@ -126,10 +134,11 @@ class BlockWalk:
             found.add(self.net.final_norm(state))
         return found
 
-    def _outputs(self, layer: int) -> Iterator[tuple[Tensor, Tensor]]:
-        firsts: Iterable[Tensor | None] = self._first_values or [None] * len(self.states)
+    def _inputs(self) -> Iterator[tuple]:
+        """Arguments of the next block, a batch at a time."""
+        firsts = self._first_values or [None] * len(self.states)
         for state, embedded, first in zip(list(self.states), self._embedded, firsts):
-            yield self.blocks[layer](state, self._shared, embedded, first)
+            yield state, self._shared, embedded, first
 
     def _check(self, where: str) -> None:
         for state in self.states:
@@ -138,6 +147,10 @@ class BlockWalk:
                     f"activations behind {where} are not finite on the calibration text: the network itself is broken "
                     "there, or its type is too narrow"
                 )
+
+
+class _AllSeenError(Exception):
+    """What a block computes from here on is not needed."""
 
 
 class _Recorder(nn.Module):

@@ -30,7 +30,8 @@ class Settings:
     """
 
     method: Method = "rtn"
-    bits: int = 8
+    bits: int | None = None
+    """8 or 4; null = 8, for nf4 4."""
     group_size: int | None = None
     """Inputs that share a scale; -1 = a whole row; null: for 4 bits the largest of 128, 64, 32 that divides the layers,
     for 8 a whole row."""
@@ -50,10 +51,14 @@ class Settings:
     def __post_init__(self) -> None:
         if self.method not in Method.__args__:
             raise ValueError(f"method={self.method!r} is unknown: use one of {', '.join(Method.__args__)}")
+        if self.bits is None:
+            object.__setattr__(self, "bits", 4 if self.method == "nf4" else 8)
         if self.bits not in BITS:
             raise ValueError(f"bits={self.bits} is not possible: use 8 or 4")
         if self.act_bits not in (None, 8):
             raise ValueError(f"act_bits={self.act_bits} is not possible: use 8, or null for the weights alone")
+        if self.method in BITSANDBYTES:
+            self._check_bitsandbytes()
         if self.method == "smoothquant" and self.bits != 8:
             raise ValueError(f"method=smoothquant with bits={self.bits}: it is made for 8, use awq or gptq for 4")
         if self.rounds_inputs and self.bits != 8:
@@ -66,6 +71,14 @@ class Settings:
             raise ValueError(f"alpha={self.alpha} must be between 0 and 1")
         if self.damping <= 0:
             raise ValueError(f"damping={self.damping} must be positive")
+
+    def _check_bitsandbytes(self) -> None:
+        bits = 4 if self.method == "nf4" else 8
+        if self.bits != bits:
+            raise ValueError(f"method={self.method} has {bits} bits: leave bits={self.bits} out")
+        for name in ("group_size", "act_bits", "clip"):
+            if getattr(self, name) is not None:
+                raise ValueError(f"{name}={getattr(self, name)} has no effect with method={self.method}: leave it out")
 
     @property
     def rounds_inputs(self) -> bool:

@@ -5,6 +5,7 @@ import torch
 
 from lightning_gpt.cli import main
 from lightning_gpt.hub import open_model
+from lightning_gpt.hub.quantized_directory import is_quantized
 from lightning_gpt.nn.quantized_linear import quantized_layers
 
 
@@ -32,6 +33,8 @@ SMALL = ("--samples", "8", "--tokens", "32")
         (("--method", "gptq", "--bits", "4", *SMALL), 4, None),
         (("--method", "awq", "--bits", "4", "--group_size", "32", *SMALL), 4, None),
         (("--method", "smoothquant", "--head", *SMALL), 8, 8),
+        (("--method", "llm_int8"), None, None),
+        (("--method", "nf4", *SMALL, "--calibration", "text.txt"), None, None),
     ],
 )
 def test_a_model_is_quantized_reported_and_read_again(options, bits, act_bits, tiny_model, here, capsys):
@@ -50,7 +53,9 @@ def test_a_model_is_quantized_reported_and_read_again(options, bits, act_bits, t
     assert report["perplexity"]["after"] == pytest.approx(report["perplexity"]["before"], rel=0.2)
     assert len(report["layers"]) == 8 + ("--head" in options)
     net, _ = open_model("small")
-    assert {(layer.bits, layer.act_bits) for layer in quantized_layers(net).values()} == {(bits, act_bits)}
+    layouts = {(layer.bits, layer.act_bits) for layer in quantized_layers(net).values()}
+    assert layouts == ({(bits, act_bits)} if bits else set())
+    assert is_quantized(net)
     main(["generate", "small", "--prompt", "It is", "--max_new_tokens", "5", "--json", "--temperature", "0"])
     assert json.loads(capsys.readouterr().out)["tokens"] == 5
     main(["evaluate", "small", "--text", "text.txt", "--dtype", "stored"])
@@ -114,4 +119,5 @@ def test_bad_input_is_one_line(tiny_model, tiny_llava, here, capsys):
     (here / "letters").mkdir()
     (here / "letters" / "mother.txt").write_text("dear")
     assert "no model directory" in refused([tiny_model, "letters"], capsys)
+    assert "would be lost" in refused([tiny_model, tiny_model], capsys)
     assert not (here / "out").exists()

@@ -185,6 +185,8 @@ def test_groups_that_do_not_divide_name_the_nearest_that_do():
         ({"method": "gguf"}, "method='gguf' is unknown"),
         ({"bits": 3}, "bits=3 is not possible: use 8 or 4"),
         ({"method": "smoothquant", "bits": 4}, "use awq or gptq for 4"),
+        ({"method": "nf4", "bits": 8}, "method=nf4 has 4 bits"),
+        ({"method": "llm_int8", "group_size": 32}, "group_size=32 has no effect with method=llm_int8"),
         ({"act_bits": 8, "bits": 4}, "act_bits=8 with bits=4"),
         ({"act_bits": 8, "group_size": 32}, "act_bits=8 with group_size=32"),
         ({"act_bits": 4}, "act_bits=4"),
