@@ -53,7 +53,7 @@ def quantize_command(
             named corpus, a directory that `prepare` wrote, or builtin (technical English that comes with Python), their
             default. For other methods: text to measure errors of outputs on.
         samples: windows of the calibration text.
-        tokens: in each window.
+        tokens: in each window, at most the model's context.
         damping: gptq: share of the mean that is added to the Hessian's diagonal.
         act_order: gptq: columns of large inputs first.
         alpha: smoothquant: share of the difficulty that goes from the inputs into the weights.

@@ -57,6 +57,11 @@ def folds(block: Block, config: GPTConfig) -> dict[str, Fold]:
     return found
 
 
+def fold_of_head(net: GPT) -> Fold | None:
+    """As `folds`, of the head's inputs; None where the network has no last norm."""
+    return None if net.config.norm_place == "post" else Fold(partial(_divide_norm, net.final_norm))
+
+
 @torch.no_grad()
 def fold(layer: nn.Linear, how: Fold, factors_K: Tensor) -> None:
     """Multiplies the columns of a layer, and divides its inputs."""

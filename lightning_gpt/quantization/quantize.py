@@ -16,7 +16,7 @@ from lightning_gpt.nn import GPT
 from lightning_gpt.nn.quantized_linear import QuantizedLinear, quantizable
 from lightning_gpt.quantization.awq import awq_factors
 from lightning_gpt.quantization.blockwise import BlockWalk, InputStatistics
-from lightning_gpt.quantization.folding import Fold, fold, folds, give_gains
+from lightning_gpt.quantization.folding import Fold, fold, fold_of_head, folds, give_gains
 from lightning_gpt.quantization.gptq import gptq
 from lightning_gpt.quantization.grid import best_scale, nearest, round_to_nearest
 from lightning_gpt.quantization.settings import BITSANDBYTES, CALIBRATED, FOLDED, Settings, check_weights, group_size_of
@@ -87,8 +87,7 @@ def quantize_network(
         say(f"block {index + 1} of {len(net.blocks)}: largest error {worst:.2%}, {left:.0f} s left")
     if settings.head:
         statistics_of_head = walk.head_statistics(settings.method in ("gptq", "awq")) if walk is not None else None
-        if settings.method in FOLDED and isinstance(getattr(net.final_norm, "weight", None), Tensor):
-            how = Fold(lambda factors: _divide_final_norm(net, factors))
+        if settings.method in FOLDED and (how := fold_of_head(net)) is not None:
             _fold(net.head, how, statistics_of_head, settings, group_size)
         reports.append(LayerReport("head", _replace(net, "head", statistics_of_head, settings, group_size)))
     return reports
@@ -98,12 +97,6 @@ def untie(net: GPT) -> None:
     """Gives a head that shares the embedding's matrix a copy of its own."""
     net.config = replace(net.config, tie_embeddings=False)
     net.head.weight = nn.Parameter(net.head.weight.detach().clone())
-
-
-def _divide_final_norm(net: GPT, factors: Tensor) -> None:
-    net.final_norm.weight /= factors
-    if getattr(net.final_norm, "bias", None) is not None:
-        net.final_norm.bias /= factors
 
 
 def _groups(layer: nn.Linear, group_size: int | None) -> int:

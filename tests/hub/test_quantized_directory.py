@@ -5,12 +5,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lightning_gpt.hub import load_model, open_model, save_model
+from lightning_gpt.hub import compressed_tensors, load_model, open_model, save_model
 from lightning_gpt.hub.compressed_tensors import pack_int32, unpack_int32
 from lightning_gpt.hub.quantized_directory import dequantize_network, is_quantized, refuse_quantized
 from lightning_gpt.nn import GPTConfig
 from lightning_gpt.nn.presets import PRESETS
-from lightning_gpt.nn.quantized_linear import quantized_layers
+from lightning_gpt.nn.quantized_linear import dequantize, quantizable, quantized_layers
+from lightning_gpt.quantization.grid import round_to_nearest
 from lightning_gpt.quantization.quantize import quantize_network
 from lightning_gpt.quantization.settings import Settings
 
@@ -190,6 +191,37 @@ def test_a_directory_of_another_program_is_read(make_network, tmp_path):
     with torch.no_grad():
         expected = again(IDS).logits
         assert (ours(IDS) - expected).abs().max() < 2e-5 * expected.abs().max()
+
+
+@pytest.mark.parametrize(
+    ("name", "left_out"), [("mixture", ()), ("llama", ("q_proj",)), ("llama", ("gate_proj", "up_"))]
+)
+def test_what_no_layer_of_ours_can_hold_is_read_as_plain_weights(name, left_out, make_network, tmp_path):
+    """Experts are a stack here, and q, k, v one matrix: quantized by another program one by one."""
+    config = (READABLE | OWN)[name]
+    save_model(tmp_path, make_network(config), None)
+    plain, tensors = load_file(tmp_path / "model.safetensors"), {}
+    for key, tensor in plain.items():
+        tensors[key] = tensor
+        chosen = "_proj." in key or ".experts." in key
+        if chosen and not any(part in key for part in left_out):
+            values, scale = round_to_nearest(tensor, 4, 2)
+            del tensors[key]
+            tensors |= compressed_tensors.store(key, compressed_tensors.WholeNumbers(values, scale), 4, None)
+            plain[key] = dequantize(values, scale)
+    about = json.loads((tmp_path / "config.json").read_text())
+    about["quantization_config"] = compressed_tensors.quantization_config(4, 32, None, ["lm_head"])
+    (tmp_path / "config.json").write_text(json.dumps(about))
+    save_file(tensors, tmp_path / "model.safetensors")
+    ours, _ = load_model(tmp_path)
+    del about["quantization_config"]
+    (tmp_path / "config.json").write_text(json.dumps(about))
+    save_file(plain, tmp_path / "model.safetensors")
+    expected, _ = load_model(tmp_path)
+    missing = {"mixture": 0, "llama": 2}[name]
+    assert len(quantized_layers(ours)) == sum(1 for _ in quantizable(expected)) - missing
+    with torch.no_grad():
+        assert torch.allclose(ours(IDS), expected(IDS), atol=1e-5)
 
 
 def test_training_refuses_and_says_what_to_do(make_network):
