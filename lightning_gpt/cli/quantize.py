@@ -74,7 +74,7 @@ def quantize_command(
     from lightning_gpt.quantization.calibration import BUILTIN, calibration_ids
     from lightning_gpt.quantization.progress import BlockProgress
     from lightning_gpt.quantization.quantize import quantize_network
-    from lightning_gpt.quantization.settings import CALIBRATED, Settings, nbytes
+    from lightning_gpt.quantization.settings import CALIBRATED, Settings, group_size_of, nbytes
 
     refuse_other_directory(Path(out))
     if Path(out).resolve() == Path(model).resolve():
@@ -88,6 +88,7 @@ def quantize_command(
         state = "is quantized already: --method dequantize first" if is_quantized(net) else "is not quantized"
         raise ValueError(f"{model} {state}")
     check_tokenizer(net, tokenizer)
+    group_size = None if settings is None else group_size_of(net, settings)
     stored, size_before, block_size = net.token_embedding.weight.dtype, nbytes(net), net.config.block_size
     text = calibration or (BUILTIN if method in CALIBRATED else None)
     ids_BT, about = None, None
@@ -111,7 +112,7 @@ def quantize_command(
     content: dict[str, Any] = {
         "model": model,
         "method": method,
-        "settings": None if settings is None else asdict(settings),
+        "settings": None if settings is None else asdict(settings) | {"group_size": group_size},
         "calibration": about,
         "bytes": {"before": size_before, "after": nbytes(net)},
         "seconds": seconds,
@@ -167,9 +168,14 @@ def _measure_of(text: str | None, tokenizer: "Tokenizer | None", limit: int, blo
 
 def summary(content: dict[str, Any], out: str, model_type: str) -> str:
     """The report in lines: size, errors by kind of layer, perplexity, and who reads the directory."""
-    sizes = content["bytes"]
+    from lightning_gpt.quantization.settings import BITSANDBYTES
+
+    sizes, settings, layout = content["bytes"], content["settings"], ""
+    if settings is not None:
+        groups = f"groups of {settings['group_size']}" if settings["group_size"] else "whole rows"
+        layout = f", {settings['bits']} bits" + ("" if settings["method"] in BITSANDBYTES else f", {groups}")
     lines = [
-        f"{content['model']} -> {out} ({content['method']}, {content['seconds']:.1f} s)",
+        f"{content['model']} -> {out} ({content['method']}{layout}, {content['seconds']:.1f} s)",
         f"bytes {sizes['before']:,} -> {sizes['after']:,} ({sizes['after'] / sizes['before']:.1%})",
     ]
     kinds: dict[str, list[float]] = {}

@@ -103,6 +103,8 @@ def group_size_of(net: GPT, settings: Settings) -> int | None:
     if settings.method == "nf4":
         _check_divides(NF4_BLOCK, sizes, "nf4 takes")
         return None
+    if settings.method == "llm_int8":
+        return None
     if settings.bits == 4:
         _check_divides(2, sizes, "4 bits, two numbers a byte, take")
     if settings.group_size == -1 or (settings.group_size is None and settings.bits == 8):

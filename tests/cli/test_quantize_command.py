@@ -6,6 +6,7 @@ import torch
 from lightning_gpt.cli import main
 from lightning_gpt.hub import open_model
 from lightning_gpt.hub.quantized_directory import is_quantized
+from lightning_gpt.nn.flops import parameters
 from lightning_gpt.nn.quantized_linear import quantized_layers
 
 
@@ -49,9 +50,15 @@ def test_a_model_is_quantized_reported_and_read_again(options, bits, act_bits, t
     assert "transformers reads it" in said
     report = json.loads((here / "small" / "quantization.json").read_text())
     assert report["method"] == options[1]
+    assert report["settings"]["group_size"] == {"gptq": 64, "awq": 32}.get(options[1])
     assert report["bytes"]["after"] < 0.7 * report["bytes"]["before"]
     assert report["perplexity"]["after"] == pytest.approx(report["perplexity"]["before"], rel=0.2)
     assert len(report["layers"]) == 8 + ("--head" in options)
+    main(["inspect", "small"])
+    inspected = capsys.readouterr().out
+    if bits:
+        assert "blocks.0.attention.qkv" in inspected
+        assert f"total {parameters(open_model(tiny_model)[0].config):,} parameters" in inspected
     net, _ = open_model("small")
     layouts = {(layer.bits, layer.act_bits) for layer in quantized_layers(net).values()}
     assert layouts == ({(bits, act_bits)} if bits else set())
