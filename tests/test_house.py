@@ -29,6 +29,7 @@ FLOORS = {
     "planning": 3,
     "rewards": 3,
     "evaluation": 3,
+    "quantization": 3,
     "experiments": 4,
     "cli": 5,
 }

@@ -17,6 +17,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "export": ("transfer", "export_command", "checkpoint or run to a model directory that transformers can load"),
     "import": ("transfer", "import_command", "Hugging Face directory or hub name to a model directory of ours"),
     "upcycle": ("transfer", "upcycle_command", "a dense model to a mixture of experts that starts from its weights"),
+    "quantize": ("quantize", "quantize_command", "weights of 8 or 4 bits: RTN, GPTQ, AWQ, SmoothQuant, bitsandbytes"),
     "evaluate": (
         "evaluate",
         "evaluate_command",

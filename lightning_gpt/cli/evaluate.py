@@ -64,6 +64,7 @@ def evaluate_command(
     from lightning_gpt.evaluation.tasks import find_evaluations
     from lightning_gpt.hub import open_model
     from lightning_gpt.hub.adapters import base_fingerprint
+    from lightning_gpt.nn.flops import parameters
 
     for setting, value in (("limit", limit), ("code_samples", code_samples), ("batch_size", batch_size)):
         if value is not None and value < 1:
@@ -86,7 +87,7 @@ def evaluate_command(
         "results": {},
         "about": {
             "model": model,
-            "parameters": f"{sum(p.numel() for p in net.parameters()):,}",
+            "parameters": f"{parameters(net.config):,}",
             "fingerprint of the weights": fingerprint,
             "context": net.config.block_size,
             "weights in": str(net.token_embedding.weight.dtype).removeprefix("torch."),

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from lightning_gpt.nn import GPT
+from lightning_gpt.nn.quantized_linear import QuantizedLinear
 
 
 def module_table(net: GPT, context: int) -> list[tuple[str, str, str, int, float]]:
@@ -20,6 +21,9 @@ def module_table(net: GPT, context: int) -> list[tuple[str, str, str, int, float
     tied = config.tie_embeddings
     for name, module in net.named_modules():
         own = dict(module.named_parameters(recurse=False))
+        if isinstance(module, QuantizedLinear):  # its numbers are no parameters, but stand for as many
+            own = {"weight": torch.empty(module.out_features, module.in_features, device="meta")}
+            own |= {} if module.bias is None else {"bias": module.bias}
         if own and not (tied and name == "head"):
             shapes = ", ".join(f"{key} {tuple(value.shape)}" for key, value in own.items())
             size = sum(value.numel() for value in own.values())

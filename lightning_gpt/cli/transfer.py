@@ -37,6 +37,7 @@ def export_command(
     from lightning_gpt.hub.llava_opening import open_any_model
     from lightning_gpt.hub.opening import find_checkpoint
     from lightning_gpt.hub.reward_directory import is_reward_model, load_reward_model, save_reward_model
+    from lightning_gpt.nn.flops import parameters
 
     if adapter:
         path = Path(model)
@@ -58,7 +59,7 @@ def export_command(
         describe_llava(model, out, vision, save_llava(out, vision, tokenizer, dtype=stored))
         return
     model_type = save_model(out, net, tokenizer, dtype=stored)
-    print(f"{model} -> {out} ({sum(p.numel() for p in net.parameters()):,} parameters, model_type {model_type})")
+    print(f"{model} -> {out} ({parameters(net.config):,} parameters, model_type {model_type})")
     if model_type != "lightning_gpt":
         print(f"transformers reads it: AutoModelForCausalLM.from_pretrained({out!r})")
     else:
@@ -88,13 +89,14 @@ def import_command(model: str, out: str) -> None:
     from lightning_gpt.hub import save_model
     from lightning_gpt.hub.llava import save_llava
     from lightning_gpt.hub.llava_opening import open_any_model
+    from lightning_gpt.nn.flops import parameters
 
     net, tokenizer, vision = open_any_model(model)
     if vision is not None:
         describe_llava(model, out, vision, save_llava(out, vision, tokenizer))
     else:
         save_model(out, net, tokenizer)
-        print(f"{model} -> {out} ({sum(p.numel() for p in net.parameters()):,} parameters)")
+        print(f"{model} -> {out} ({parameters(net.config):,} parameters)")
     if tokenizer is None:
         print("it has no tokenizer: put tokenizer.json into the directory to generate text")
 
@@ -110,10 +112,12 @@ def upcycle_command(model: str, out: str, moe: MoEConfig, noise: float = 0.0, se
         seed: of routers and noise.
     """
     from lightning_gpt.hub import open_model, save_model
+    from lightning_gpt.hub.quantized_directory import refuse_quantized
     from lightning_gpt.hub.upcycle import upcycle
     from lightning_gpt.nn.flops import parameters
 
     dense, tokenizer = open_model(model)
+    refuse_quantized(dense, model)
     net = upcycle(dense, moe, noise, seed)
     save_model(out, net, tokenizer)
     total, active = parameters(net.config), parameters(net.config, active=True)

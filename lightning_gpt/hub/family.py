@@ -133,7 +133,7 @@ def import_tensors(family: Family, config: GPTConfig, found: Mapping[str, Tensor
         if names:
             shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
             raise ValueError(f"{source} {what} tensor(s) {shown}: its config.json describes another network")
-    dtype = next(iter(found.values())).dtype
+    dtype = next((tensor.dtype for tensor in found.values() if tensor.is_floating_point()), torch.float32)
     state = {}
     for entry in table:
         parts = [_part(entry, i, found[name], name, source) for i, name in enumerate(entry.theirs) if name in found]

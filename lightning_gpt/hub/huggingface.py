@@ -10,10 +10,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from lightning_gpt.hub.bitsandbytes_layers import make_layer
 from lightning_gpt.hub.family import Family, import_tensors
 from lightning_gpt.hub.gpt2 import GPT2
 from lightning_gpt.hub.llama import LLAMA_FAMILIES
 from lightning_gpt.hub.network import network_from_state
+from lightning_gpt.hub.quantized_directory import import_quantized
 from lightning_gpt.nn import GPT, GPTConfig
 
 FAMILIES: dict[str, Family] = {family.model_type: family for family in (GPT2, *LLAMA_FAMILIES)}
@@ -126,6 +128,17 @@ def network_of(
         ValueError: as load_huggingface.
     """
     config, family = _described(values, directory)
+    if about := values.get("quantization_config"):
+        try:
+            read = import_quantized(about, tensors, family, config, str(directory))
+        except ValueError as error:
+            raise ValueError(f"{directory}: {str(error).removeprefix(f'{directory}: ')}") from None
+        net = network_from_state(config, read.state, str(directory), dtype, device, read.act_bits)
+        if read.bitsandbytes is not None:
+            kind, names = read.bitsandbytes
+            for name in names:
+                net.set_submodule(name, make_layer(net.get_submodule(name), kind))
+        return net
     if family is not None:
         tensors = import_tensors(family, config, tensors, str(directory))
     return network_from_state(config, tensors, str(directory), dtype, device)
@@ -149,8 +162,6 @@ def _described(values: dict[str, Any], directory: Path) -> tuple[GPTConfig, Fami
                 raise ValueError(f"the key {OWN_TYPE!r} is missing")
             return GPTConfig.from_dict(own), None
         family = supported_family(kind)
-        if values.get("quantization_config"):
-            raise ValueError("quantized weights are not supported: save the model unquantized first")
         return _own_config(family, values) or family.from_config(values), family
     except (ValueError, TypeError) as error:
         raise ValueError(f"{directory / 'config.json'}: {error}") from None

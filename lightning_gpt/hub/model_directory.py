@@ -20,10 +20,13 @@ from torch import Tensor
 
 from lightning_gpt.hub.family import export_tensors
 from lightning_gpt.hub.huggingface import OWN_TYPE, family_of, load_huggingface, read_object
+from lightning_gpt.hub.quantized_directory import can_hold, export_quantized, is_quantized
 from lightning_gpt.nn import GPT
 from lightning_gpt.text.roles import Roles
 from lightning_gpt.text.tokenizer import Tokenizer
 
+EXACT = (".scale", "_scale", ".SCB", ".absmax", ".quant_map")
+"""Endings of tensors that go with whole numbers."""
 TORCH_NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 
 
@@ -33,8 +36,9 @@ def save_model(
     tokenizer: Tokenizer | None,
     generation: dict[str, Any] | None = None,
     dtype: torch.dtype | None = None,
+    report: dict[str, Any] | None = None,
 ) -> str:
-    """Writes a model directory as a whole: it appears complete or not at all.
+    """Writes a model directory as a whole: it appears complete or not at all. Quantized layers stay quantized.
 
     Args:
         directory: where; an older model directory there is replaced, anything else is refused.
@@ -42,6 +46,7 @@ def save_model(
         tokenizer: its tokenizer; None leaves it out (weights for someone who has it).
         generation: fields of generation_config.json, such as temperature.
         dtype: of the stored weights; None = as they are.
+        report: how the weights were quantized, for quantization.json beside them.
 
     Returns:
         model_type: "gpt2", "llama", "qwen3" when transformers reads it, else "lightning_gpt".
@@ -51,6 +56,8 @@ def save_model(
     """
     check_tokenizer(net, tokenizer)
     with whole_directory(Path(directory)) as temporary:
+        if report is not None:
+            write_json(temporary / "quantization.json", report)
         return _write(temporary, net, tokenizer, generation or {}, dtype)
 
 
@@ -61,6 +68,12 @@ def check_tokenizer(net: GPT, tokenizer: Tokenizer | None) -> None:
             f"the tokenizer has {tokenizer.vocab_size} ids, but the network's vocab_size={net.config.vocab_size}: "
             "they do not belong together"
         )
+
+
+def refuse_other_directory(directory: Path, marker: str = "config.json") -> None:
+    """Raises ValueError for a place that holds something else than a model directory; for long work to ask first."""
+    if directory.exists() and not (directory / marker).exists() and any(directory.iterdir()):
+        raise ValueError(f"{directory} exists and is no model directory: choose another place")
 
 
 @contextmanager
@@ -74,8 +87,7 @@ def whole_directory(directory: Path, marker: str = "config.json") -> Iterator[Pa
     Raises:
         ValueError: something else than a model directory is there.
     """
-    if directory.exists() and not (directory / marker).exists() and any(directory.iterdir()):
-        raise ValueError(f"{directory} exists and is no model directory: choose another place")
+    refuse_other_directory(directory, marker)
     directory.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
     try:
@@ -145,14 +157,19 @@ def _write(
 ) -> str:
     config, state = net.config, net.state_dict()
     dtype = dtype or net.token_embedding.weight.dtype
-    family = family_of(config)
+    family, quantized = family_of(config), is_quantized(net)
+    if quantized and not can_hold(family, config):
+        family = None
     if family is not None:
         model_type, architecture, values = family.model_type, family.architecture, family.to_config(config)
-        tensors = export_tensors(family, config, state)
+        tensors = {} if quantized else export_tensors(family, config, state)
     else:
         model_type, architecture, values = OWN_TYPE, "GPT", {"vocab_size": config.vocab_size}
         tied = config.tie_embeddings
         tensors = {n: t.detach().cpu().contiguous() for n, t in state.items() if not (tied and n == "head.weight")}
+    if quantized:
+        tensors, about = export_quantized(net, family)
+        values = values | {"quantization_config": about}
     special = special_token_ids(tokenizer)
     head = {"architectures": [architecture], "model_type": model_type}
     write_json(directory / "config.json", head | values | special | stored_type(dtype) | {OWN_TYPE: config.to_dict()})
@@ -172,8 +189,11 @@ def stored_type(dtype: torch.dtype) -> dict[str, str]:
 
 
 def write_weights(directory: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> None:
-    """model.safetensors; whole numbers stay what they are."""
-    stored = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+    """model.safetensors; whole numbers and their scales stay what they are."""
+    stored = {
+        name: tensor.to(dtype) if tensor.is_floating_point() and not name.endswith(EXACT) else tensor
+        for name, tensor in tensors.items()
+    }
     save_file(stored, directory / "model.safetensors", metadata={"format": "pt"})
     (directory / "model.safetensors").chmod(0o644)  # safetensors lets only the owner in
 

@@ -17,6 +17,7 @@ from lightning_gpt.nn.masks import within_documents
 from lightning_gpt.nn.moe import mixtures
 from lightning_gpt.nn.paged_cache import PagedStep
 from lightning_gpt.nn.positions import RotaryTable, SinusoidalTable, alibi_slopes
+from lightning_gpt.nn.quantized_linear import QuantizedLinear
 
 
 class GPT(nn.Module):
@@ -199,7 +200,8 @@ class GPT(nn.Module):
 
     def cross_entropy(self, hidden_NC: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
         """What `loss` makes of the states: see nn/loss.py. Replaced where the head's rows are on many devices."""
-        head, config = self.head.weight, self.config
+        config = self.config
+        head = self.head.dequantized() if isinstance(self.head, QuantizedLinear) else self.head.weight
         return linear_cross_entropy(
             hidden_NC, head, targets_N, vocab_size=config.vocab_size, softcap=config.logit_softcap
         )

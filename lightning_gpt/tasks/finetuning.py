@@ -89,8 +89,11 @@ class FineTuning(Task):
     def open_start(self) -> tuple[GPT, Tokenizer | None]:
         """The network that training starts from, and its tokenizer."""
         from lightning_gpt.hub import open_model
+        from lightning_gpt.hub.quantized_directory import refuse_quantized
 
-        return open_model(self.init_from)
+        net, tokenizer = open_model(self.init_from)
+        refuse_quantized(net, f"model.init_from={self.init_from}")
+        return net, tokenizer
 
     def configure_model(self) -> None:
         """Takes the opened network, with fresh adapters in it if asked for."""

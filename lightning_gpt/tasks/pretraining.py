@@ -83,8 +83,10 @@ class Pretraining(Task):
     def _initial_network(self, path: str) -> GPT:
         """The network at `path`, refused when the data's tokens mean something else to it."""
         from lightning_gpt.hub import open_model
+        from lightning_gpt.hub.quantized_directory import refuse_quantized
 
         net, tokenizer = open_model(path)
+        refuse_quantized(net, f"model.init_from={path}")
         ours = self.trainer.datamodule.tokenizer
         if tokenizer is not None and tokenizer.fingerprint != ours.fingerprint:
             raise ValueError(
