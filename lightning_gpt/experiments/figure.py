@@ -11,6 +11,8 @@ FIGURE_FILE = "curves.png"
 POSITIONS_FILE = "positions.png"
 AT_POSITION = re.compile(r"(.+/loss)_at_(\d+)")
 """Metrics of one part of the context: the loss of the tokens that end at a position."""
+LOG_RATIO = 8
+"""Measured values that span more are drawn on a logarithmic axis."""
 Axis = Callable[[dict[str, Any], list[int]], list[float] | None]
 """A cell and steps of its curve -> what had been spent by each; None: not known."""
 
@@ -63,6 +65,9 @@ def draw_curves(results: dict[str, Any], directory: Path) -> Path | None:
         panel.grid(alpha=0.3)
         if measured:
             panel.set_xscale("log", base=2)
+            ends = panel.get_ylim()
+            if 0 < ends[0] * LOG_RATIO < ends[1]:
+                panel.set_yscale("log")
             panel.xaxis.set_major_formatter(EngFormatter(sep=""))
     unit = unit_of(results["curve"], results).strip()
     panels[0].set_ylabel(f"{results['curve']} ({unit})" if unit else results["curve"])

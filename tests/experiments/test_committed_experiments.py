@@ -30,6 +30,7 @@ def workplace(tmp_path_factory, tiny_model, tiny_llava, pair_rows, squares):
         (folder / "data" / "picture_questions" / f"{name}.jsonl").symlink_to("questions.jsonl")
     stand_ins = {
         "models/shakespeare": tiny_model,
+        "models/smollm2": tiny_model,
         "models/sft_shakespeare": tiny_model,
         "runs/llava_small_align": tiny_llava,
         "data/sentiment/train.jsonl": pair_rows,
