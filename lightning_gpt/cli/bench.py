@@ -179,6 +179,7 @@ def draw(content: dict[str, Any]) -> Any:
     figure = Figure(figsize=(12.5, 3.8), layout="constrained")
     rate, wait, share = figure.subplots(1, 3)
     speeds = content["speeds"]
+    sizes = sorted({one["batch"] for one in speeds})
     for number, prompt in enumerate(dict.fromkeys(one["prompt"] for one in speeds)):
         own = sorted((one for one in speeds if one["prompt"] == prompt), key=lambda one: one["batch"])
         x, style = [one["batch"] for one in own], {"marker": "o", "markersize": 4, "color": f"C{number}"}
@@ -195,6 +196,7 @@ def draw(content: dict[str, Any]) -> Any:
     for panel in (rate, wait, share):
         panel.set_xlabel("batch size")
         panel.set_xscale("log", base=2)
+        panel.set_xticks(sizes, [f"{size}" for size in sizes])
         panel.set_ylim(bottom=0)
         panel.grid(alpha=0.3)
         panel.legend(fontsize=8)

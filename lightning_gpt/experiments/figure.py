@@ -65,8 +65,8 @@ def draw_curves(results: dict[str, Any], directory: Path) -> Path | None:
         panel.grid(alpha=0.3)
         if measured:
             panel.set_xscale("log", base=2)
-            ends = panel.get_ylim()
-            if 0 < ends[0] * LOG_RATIO < ends[1]:
+            values = [point[1] for cells in by_variant.values() for cell in cells for point in cell["points"]]
+            if 0 < min(values) * LOG_RATIO < max(values):
                 panel.set_yscale("log")
             panel.xaxis.set_major_formatter(EngFormatter(sep=""))
     unit = unit_of(results["curve"], results).strip()
