@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lightning_gpt.inference.generation import decode, prefill
+from lightning_gpt.inference.one_by_one import decode, prefill
 from lightning_gpt.inference.runner import StepInput, TorchRunner
 from lightning_gpt.nn import GPT, GPTConfig, KVCache
 from lightning_gpt.nn.attention_paths import plain_attention

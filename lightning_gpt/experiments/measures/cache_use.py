@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lightning_gpt.inference.generation import decode, prefill
+from lightning_gpt.inference.one_by_one import decode, prefill
 from lightning_gpt.nn import GPT, GPTConfig, KVCache
 
 FIT = 3
