@@ -53,6 +53,7 @@ QUESTIONS = "".join(
 )
 LONG = {
     "02_data/tokenizers",
+    "09_inference/weight_types",
     "06_scaling/grid",
     "06_scaling/learning_rates",
     "11_multimodal/batch_and_loss",
