@@ -4,7 +4,7 @@ import json
 import random
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tokenizers import Tokenizer, models
@@ -14,6 +14,8 @@ from lightning_gpt.nn import GPT, GPTConfig
 from lightning_gpt.nn.presets import PRESETS
 
 LLAMA = {"position": "rotary", "norm": "rmsnorm", "norm_eps": 1e-5, "feed_forward": "swiglu", "bias": False}
+INIT_STD = 0.1
+"""Large weights, so that texts do not repeat one token and differences show."""
 NETWORKS = {
     # the size of the table that other engines were compared by: 40.6M parameters
     "llama40m": GPTConfig(vocab_size=4096, block_size=1024, n_layer=12, n_head=8, n_embd=512, ffn_hidden=1408, **LLAMA),
@@ -70,7 +72,7 @@ def model_directory(name: str, root: Path) -> Path:
     place = root / name
     if not (place / "tokenizer.json").exists():
         torch.manual_seed(0)
-        config = NETWORKS[name]
+        config = replace(NETWORKS[name], init_std=INIT_STD)
         net = GPT(config).eval()
         kind = save_model(place, net, None)
         if kind not in ("llama", "gpt2"):
