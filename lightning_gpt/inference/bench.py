@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from lightning_gpt.inference.measure import Timing, random_prompts, time_generation
+from lightning_gpt.inference.measure import BLOCK_SIZE, Timing, random_prompts, time_generation
 from lightning_gpt.inference.runner import Runner
 from lightning_gpt.inference.step_work import decode_bytes, decode_flops, prompt_flops, weight_bytes, weight_type
 from lightning_gpt.nn import GPT
@@ -156,7 +156,7 @@ def bench(
             print(f"case {number}/{len(cases)}: batch {case[0]}, prompt {case[1]}", file=sys.stderr, flush=True)
         timings.append(time_case(net, runner, case, new, cache, repeats))
     limits = measure_limits(net)  # last: what it reads would count as memory of the cases
-    kept = cache or runner.make_cache(1, 1).dtype
+    kept = cache or runner.make_cache(1, BLOCK_SIZE).dtype  # no runner quantizes it unasked
     speeds = [speed_of(net, timing, limits, case, new, kept) for case, timing in zip(cases, timings)]
     return {
         "weight_bytes": weight_bytes(net),

@@ -18,7 +18,8 @@ KVCache: `length`, `ends`, `dtype`, `nbytes`, `reserve`, `key_positions`, `updat
 held, scales included. Both kinds of layout give the logits of a pass without a cache; quantized ones those of a network
 whose keys and values are rounded (half a step of 127 or 7 to the largest of a head's numbers, or of 32 of them).
 
-On a CPU int8 halves nothing but memory unless attention reads it in place: the classes here unpack before they compute.
+The classes here unpack before they compute, which saves memory, not time. The C++ runner keeps the same numbers and
+scales in an order of its own (inference/native_cache.py) and computes on them as they are.
 """
 
 import torch

@@ -53,9 +53,9 @@ QUESTIONS = "".join(
 )
 LONG = {
     "02_data/tokenizers",
-    "09_inference/weight_types",
     "06_scaling/grid",
     "06_scaling/learning_rates",
+    "09_inference/weight_types",
     "11_multimodal/batch_and_loss",
     "11_multimodal/temperature",
     "12_experts/capacity",

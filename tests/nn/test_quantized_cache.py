@@ -3,8 +3,12 @@
 import pytest
 import torch
 
+from lightning_gpt.inference.engine import Engine
+from lightning_gpt.inference.engine_config import EngineConfig
 from lightning_gpt.inference.one_by_one import decode, prefill
+from lightning_gpt.inference.request import Request
 from lightning_gpt.inference.runner import StepInput, TorchRunner
+from lightning_gpt.inference.sampling import SamplingConfig
 from lightning_gpt.nn import GPT, GPTConfig, KVCache
 from lightning_gpt.nn.attention_paths import plain_attention
 from lightning_gpt.nn.caches import block_cache, cache_type, slot_cache
@@ -174,3 +178,19 @@ def test_bad_input():
     with pytest.raises(ValueError, match="blocks=0"):
         block_cache(GPTConfig(**BASE), 0, 16, "int8")
     assert cache_type("bfloat16") == torch.bfloat16 and cache_type("int4") == "int4"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_engine_generates_what_slots_would(kind):
+    net = network(**NETWORKS["llama"])
+    prompts = [torch.randint(61, (n,)).tolist() for n in (5, 17, 9)]
+    engine = Engine(TorchRunner(net), config=EngineConfig(max_running=2, token_budget=7, cache_dtype=kind))
+    greedy = SamplingConfig(temperature=0)
+    found = engine.complete([Request(prompt, 12, greedy) for prompt in prompts])
+    assert engine.cache.nbytes == engine.cache.blocks * 16 * kv_cache_bytes_per_token(net.config, kind)
+    for prompt, completion in zip(prompts, found):
+        cache = slot_cache(net.config, 1, None, kind)
+        tokens = [int(prefill(net, [prompt], cache).argmax())]
+        while len(tokens) < 12:
+            tokens.append(int(decode(net, torch.tensor(tokens[-1:]), cache).argmax()))
+        assert completion.tokens == tokens

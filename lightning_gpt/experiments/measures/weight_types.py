@@ -5,6 +5,8 @@ from statistics import median
 
 import torch
 
+from lightning_gpt.evaluation.scoring import Scorer
+from lightning_gpt.evaluation.tasks import find_evaluations
 from lightning_gpt.experiments.measures.perplexity import held_out_windows, perplexity
 from lightning_gpt.hub import open_model
 from lightning_gpt.inference.measure import random_prompts, time_generation
@@ -55,6 +57,8 @@ def measure_weights(
     """
     net, tokenizer = open_model(model, torch.float32)
     windows = held_out_windows(text, tokenizer, tokens, context, seed)
+    if task:
+        find_evaluations(task, Path(data))  # that they are there, before work is spent
     net, size = converted(net, dtype)
     if method != "none":
         from lightning_gpt.quantization.calibration import calibration_ids
@@ -94,8 +98,6 @@ def stored_bytes(net: GPT) -> int:
 def accuracy(net: GPT, tokenizer: Tokenizer, task: str, questions: int, data: Path, seed: int) -> float:
     """Share of right answers to some questions of a set, drawn by the seed."""
     from lightning_gpt.evaluation.harness import run_evaluations
-    from lightning_gpt.evaluation.scoring import Scorer
-    from lightning_gpt.evaluation.tasks import find_evaluations
 
     asked = find_evaluations(task, data)
     scorer = Scorer(net, say=False)
