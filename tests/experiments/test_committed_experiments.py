@@ -34,6 +34,7 @@ def workplace(tmp_path_factory, tiny_model, tiny_llava, pair_rows, squares):
         "models/sft_shakespeare": tiny_model,
         "runs/llava_small_align": tiny_llava,
         "data/shakespeare/meta.json": pair_rows,
+        "data/shakespeare_smollm2/meta.json": pair_rows,
         "data/sentiment/train.jsonl": pair_rows,
         "data/sentiment/shuffled.jsonl": pair_rows,
         "data/sentiment/test.jsonl": pair_rows,

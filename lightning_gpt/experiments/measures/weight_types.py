@@ -25,7 +25,7 @@ def measure_weights(
     new: int,
     seed: int,
     dtype: str = "float32",
-    bits: int = 8,
+    bits: int | None = None,
     group_size: int | None = None,
     act_bits: int | None = None,
     calibration: str = "builtin",
@@ -48,7 +48,7 @@ def measure_weights(
         seed: of the windows of text and calibration, of the choice of questions, and of the prompts.
         dtype: of the weights that are not quantized. float16 on a CPU, which has no fast products of it, is rounded to,
             counted as such and computed in float32.
-        bits, group_size, act_bits: of `lightning-gpt quantize`.
+        bits, group_size, act_bits: of `lightning-gpt quantize`; null = as it chooses.
         calibration: as `lightning-gpt quantize`; the text for methods that look at activations.
         samples, sample_tokens: windows of the calibration, and their length.
         task: an evaluation set to ask, such as arc_easy; empty = none.
@@ -65,7 +65,8 @@ def measure_weights(
         from lightning_gpt.quantization.quantize import quantize_network
         from lightning_gpt.quantization.settings import CALIBRATED, Settings
 
-        settings = Settings(method, bits, group_size, act_bits)
+        given = {"bits": bits, "group_size": group_size, "act_bits": act_bits}
+        settings = Settings(method, **{name: value for name, value in given.items() if value is not None})
         ids = None
         if method in CALIBRATED:
             ids = calibration_ids(calibration, tokenizer, samples, sample_tokens, net.config.block_size, seed)
