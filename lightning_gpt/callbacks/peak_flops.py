@@ -1,8 +1,8 @@
 """The peak that MFU is measured against: a table for GPUs, a measured matrix product on CPU."""
 
-import time
-
 import torch
+
+from lightning_gpt.nn.machine_limits import gemm_flops
 
 # Dense tensor-core TFLOP/s in bf16 without sparsity, from the makers' data sheets; fp32 runs as TF32 there.
 GPU_BF16_TFLOPS: dict[str, float] = {
@@ -33,23 +33,10 @@ def gpu_peak_flops(name: str, dtype: torch.dtype) -> float | None:
     return None
 
 
-def measured_gemm_flops(dtype: torch.dtype, size: int = 1024, repeats: int = 6) -> float:
-    """FLOP/s of a square matrix product on the CPU now: the best of a few, about 0.1 s in all."""
-    generator = torch.Generator().manual_seed(0)  # training draws from the global one
-    a, b = (torch.randn(size, size, generator=generator).to(dtype) for _ in range(2))
-    torch.mm(a, b)
-    best = float("inf")
-    for _ in range(repeats):
-        start = time.perf_counter()
-        torch.mm(a, b)
-        best = min(best, time.perf_counter() - start)
-    return 2 * size**3 / best
-
-
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
     """FLOP/s that one device could reach in this precision, or None when unknown."""
     if device.type == "cpu":
-        return measured_gemm_flops(dtype)
+        return gemm_flops(dtype)
     if device.type == "cuda":
         return gpu_peak_flops(torch.cuda.get_device_name(device), dtype)
     return None

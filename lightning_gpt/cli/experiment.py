@@ -1,4 +1,4 @@
-"""`lightning-gpt experiment`: many training runs, one report."""
+"""`lightning-gpt experiment`: many training runs or measurements, one report."""
 
 import signal
 import sys
@@ -67,6 +67,9 @@ def run_command(
 
 
 def _fit(arguments: list[str]) -> None:
+    if arguments[0] == "experiment":
+        EXPERIMENTS[arguments[1]](*arguments[2:])
+        return
     from lightning_gpt.cli.training import run_training
 
     run_training(arguments[0], arguments[1:])
@@ -99,6 +102,18 @@ def report_command(yaml: str, out: str | None = None) -> None:
     print(write_report(load_results(directory), directory))
 
 
+def measure_command(cell: str) -> None:
+    """Measure one cell of an experiment again, as `run` does for each.
+
+    Args:
+        cell: config.yaml in its directory below runs/experiments; its metrics.jsonl is replaced.
+    """
+    from lightning_gpt.experiments.measurement import run_measurement
+
+    for row in run_measurement(Path(cell)):
+        print("  ".join(f"{name} {value:.6g}" for name, value in row.items()))
+
+
 def _stop(number: int, frame: object) -> None:
     raise SystemExit(128 + number)
 
@@ -106,6 +121,7 @@ def _stop(number: int, frame: object) -> None:
 EXPERIMENTS = {
     "run": run_command,
     "report": report_command,
+    "measure": measure_command,
     "search": search_command,
     "lr_range": lr_range_command,
     "batch_size": batch_size_command,

@@ -85,9 +85,11 @@ def prepare_run(cell: Cell) -> tuple[CellState, list[str]]:
     cell.directory.mkdir(parents=True, exist_ok=True)
     config = cell.directory / "config.yaml"
     config.write_text(yaml.safe_dump(cell.settings, sort_keys=False), encoding="utf-8")
-    stacked = [part for path in (*cell.configs, config) for part in ("-c", str(path))]
     state = CellState(cell.config_hash, "running", attempts=before.attempts + 1 if before else 1)
     write_state(cell, state)
+    if cell.measure:
+        return state, ["experiment", "measure", str(config)]
+    stacked = [part for path in (*cell.configs, config) for part in ("-c", str(path))]
     return state, ["fit", *stacked, *resume]
 
 

@@ -11,6 +11,8 @@ FIGURE_FILE = "curves.png"
 POSITIONS_FILE = "positions.png"
 AT_POSITION = re.compile(r"(.+/loss)_at_(\d+)")
 """Metrics of one part of the context: the loss of the tokens that end at a position."""
+LOG_RATIO = 8
+"""Measured values that span more are drawn on a logarithmic axis."""
 Axis = Callable[[dict[str, Any], list[int]], list[float] | None]
 """A cell and steps of its curve -> what had been spent by each; None: not known."""
 
@@ -48,9 +50,10 @@ def draw_curves(results: dict[str, Any], directory: Path) -> Path | None:
         for variant in results["variants"]
     }
     by_variant = {variant: cells for variant, cells in by_variant.items() if cells}
-    if not by_variant:
+    measured = bool(results.get("measure"))
+    if not by_variant or (measured and not results["axis"]):
         return None
-    axes_shown = _axes_that_differ(by_variant)
+    axes_shown = _axes_that_differ(by_variant, results["axis"] if measured else "optimizer step")
     figure = Figure(figsize=(3.2 + 3.8 * len(axes_shown), 4.2), layout="constrained")
     panels = figure.subplots(1, len(axes_shown), sharey=True, squeeze=False)[0]
     for panel, (label, axis) in zip(panels, axes_shown.items()):
@@ -60,6 +63,12 @@ def draw_curves(results: dict[str, Any], directory: Path) -> Path | None:
         panel.xaxis.set_major_formatter(EngFormatter(sep=""))
         panel.xaxis.set_major_locator(MaxNLocator(6))
         panel.grid(alpha=0.3)
+        if measured:
+            panel.set_xscale("log", base=2)
+            values = [point[1] for cells in by_variant.values() for cell in cells for point in cell["points"]]
+            if 0 < min(values) * LOG_RATIO < max(values):
+                panel.set_yscale("log")
+            panel.xaxis.set_major_formatter(EngFormatter(sep=""))
     unit = unit_of(results["curve"], results).strip()
     panels[0].set_ylabel(f"{results['curve']} ({unit})" if unit else results["curve"])
     if len(by_variant) > 10:
@@ -69,9 +78,9 @@ def draw_curves(results: dict[str, Any], directory: Path) -> Path | None:
     return _save(figure, directory / FIGURE_FILE)
 
 
-def _axes_that_differ(by_variant: dict[str, list[dict[str, Any]]]) -> dict[str, Axis]:
+def _axes_that_differ(by_variant: dict[str, list[dict[str, Any]]], step: str) -> dict[str, Axis]:
     """Those that are known for all; FLOPs only where variants differ by 2% in them per token (else the picture is that
-    over tokens once more); optimizer steps where tokens are not known."""
+    over tokens once more); `step`, which names what steps are, where tokens are not known."""
     cells = [cell for cells in by_variant.values() for cell in cells]
     known = {
         label: axis
@@ -82,7 +91,7 @@ def _axes_that_differ(by_variant: dict[str, list[dict[str, Any]]]) -> dict[str, 
         per_token = [cell["flops_per_step"] * cell["steps"] / cell["tokens"] for cell in cells]
         if max(per_token) < 1.02 * min(per_token):
             del known["training FLOPs"]
-    return known if "tokens" in known else {"optimizer step": lambda cell, steps: list(map(float, steps))} | known
+    return known if "tokens" in known else {step: lambda cell, steps: list(map(float, steps))} | known
 
 
 def _line(panel, cells: list[dict[str, Any]], axis: Axis, variant: str, number: int, of: int) -> None:

@@ -64,6 +64,8 @@ class Cell:
     """Rows that it learns from and models that it starts from."""
     loss_unit: str = ""
     """Of the losses that it logs."""
+    measure: str = ""
+    """Function that makes its numbers; "": it trains."""
 
     @property
     def seconds(self) -> float | None:
@@ -110,13 +112,15 @@ def plan_cells(
         RuntimeError: a short run failed.
     """
     _check_needs(experiment)
+    root = runs / ("smoke" if smoke else "") / experiment.chapter / experiment.name
+    if experiment.measure:
+        return _measured_cells(experiment, root, smoke)
     placeholder = {"data.init_args.data_dir": str(CORPORA)} if experiment.prepare else {}
     for variant in experiment.variants.values() if check else ():
         try:
             check(experiment.configs, nested({**placeholder, **_dotted(experiment, variant, smoke)}))
         except ValueError as error:
             raise ValueError(f"{experiment.path}: variants.{variant.name}: {error}") from None
-    root = runs / ("smoke" if smoke else "") / experiment.chapter / experiment.name
     bases = [read_yaml(path) for path in experiment.configs]
     chosen = list(experiment.variants.values())
     digests: dict[Path, str] = {}
@@ -301,6 +305,41 @@ def _cell(experiment: Experiment, variant: _Resolved, seed: int, root: Path, bas
         files=variant.files,
         loss_unit=variant.loss_unit,
     )
+
+
+def _measured_cells(experiment: Experiment, root: Path, smoke: bool) -> list[Cell]:
+    """Cells of an experiment that trains nothing, seed by seed."""
+    digests: dict[Path, str] = {}
+    every = dict.fromkeys(seed for one in experiment.variants.values() for seed in one.seeds)
+    cells = []
+    for seed in every:
+        for name, variant in experiment.variants.items():
+            if seed not in (variant.seeds[:1] if smoke else variant.seeds):
+                continue
+            settings = {**experiment.overrides, **variant.overrides, **(experiment.smoke if smoke else {})}
+            found = model_files({"model": {"init_args": settings}}, digests)
+            files = [replace(one, setting=one.setting.removeprefix("model.init_args.")) for one in found]
+            content = {"measure": experiment.measure, "settings": settings, "seed": seed}
+            decisive = {**content, "files": [one.sha256 for one in files], "version": lightning_gpt.__version__}
+            cell = Cell(
+                variant=name,
+                seed=seed,
+                directory=root / name / f"seed_{seed}",
+                configs=[],
+                settings=content,
+                max_steps=1,
+                tokens_per_step=None,
+                flops_per_token=None,
+                parameters=None,
+                body_parameters=None,
+                active_parameters=None,
+                data_dir=None,
+                config_hash=hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest(),
+                files=files,
+                measure=experiment.measure,
+            )
+            cells.append(cell)
+    return cells
 
 
 def _settings_hash(variant: _Resolved, bases: list[dict[str, Any]]) -> str:

@@ -18,11 +18,13 @@ from lightning_gpt.experiments.figure import FIGURE_FILE, POSITIONS_FILE, common
 from lightning_gpt.experiments.levels_figure import LEVELS_FILE, draw_levels
 from lightning_gpt.experiments.metrics import larger_is_better, unit_of
 from lightning_gpt.experiments.results import FOUND_PREFIX, LOAD_PREFIX, PICTURES
+from lightning_gpt.experiments.scatter_figure import SCATTER_FILE, draw_scatter
 from lightning_gpt.experiments.statistics import estimate
 from lightning_gpt.experiments.tables import (
     cost_table,
     machine,
     markdown,
+    overview_table,
     p_text,
     results_table,
     setup,
@@ -32,12 +34,19 @@ from lightning_gpt.experiments.tables import (
 
 REPORT_FILE = "report.md"
 HOW_TO_READ = (
-    "Values are those at the end of training; ± is the half-width of a 95% Student t interval over seeds, beside the "
+    "± is the half-width of a 95% Student t interval over seeds, beside the "
     "standard deviation. Differences are taken between runs of one seed (same initial weights where shapes agree, same "
     "order of data), which is what makes them sharper than the means; their bootstrap interval (BCa, 95%) is too "
     "narrow for so few values and is there to compare. Effect is Hedges' g of the paired differences. p is that of the "
     "paired t test, corrected for the number of comparisons in the table (Holm); a verdict needs p < 0.05, so an "
     "interval that just excludes zero may be no verdict."
+)
+HOW_TO_READ_MEASUREMENTS = (
+    "± is the half-width of a 95% Student t interval over the repetitions (seeds), beside the standard deviation. "
+    "Differences are taken between measurements of one seed, which run one after the other; their bootstrap interval "
+    "(BCa, 95%) is too narrow for so few values and is there to compare. Effect is Hedges' g of paired differences. "
+    "p is that of the paired t test, corrected for the number of comparisons in the table (Holm); a verdict needs "
+    "p < 0.05."
 )
 HOW_FEWER_WERE_READ = (
     "Every choice of so many of the seeds (10,000 random ones where there are more) is read as an experiment of its "
@@ -63,7 +72,7 @@ def write_report(results: dict[str, Any], directory: Path) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     figures = [
         path.name
-        for draw in (draw_levels, draw_positions, draw_curves, draw_fewer_seeds)
+        for draw in (draw_levels, draw_positions, draw_curves, draw_scatter, draw_fewer_seeds)
         if (path := draw(results, directory))
     ]
     pictures = (f"{prefix}{variant}.png" for prefix in PICTURES.values() for variant in results["variants"])
@@ -81,16 +90,24 @@ def report_text(results: dict[str, Any], figures: Collection[str] = (FIGURE_FILE
     if results["expectation"]:
         parts.append(f"Expected: {results['expectation']}")
     parts += ["## Conclusion", conclusion(results), "## Results"]
-    for metric in results["metrics"]:
+    measured, axis = results.get("measure"), results.get("axis")
+    when = "those at the end of training" if not measured else f"those of the last {axis}" if axis else "as measured"
+    if measured:
+        parts.append(overview_table(results))
+    for metric in results["metrics"] if _compares(results) or not measured else ():
         parts.append(results_table(results, metric))
-    parts.append(HOW_TO_READ if _compares(results) else "Values are those at the end of training.")
+    how = HOW_TO_READ_MEASUREMENTS if measured else HOW_TO_READ
+    parts.append(f"Values are {when}{'; ' + how if _compares(results) else '.'}")
     band = "mean of the seeds, band from least to largest"
     if LEVELS_FILE in figures:
         parts.append(f"![Over what variants differ in: seeds, means and their 95% intervals]({LEVELS_FILE})")
     if POSITIONS_FILE in figures:
         parts.append(f"![Loss along the context: {band}]({POSITIONS_FILE})")
     if FIGURE_FILE in figures:
-        parts.append(f"![{results['curve']} over training: {band}]({FIGURE_FILE})")
+        parts.append(f"![{results['curve']} over {axis or 'training'}: {band}]({FIGURE_FILE})")
+    if SCATTER_FILE in figures:
+        over = " over ".join(reversed(results["scatter"]))
+        parts.append(f"![{over}: means of the variants and their 95% intervals]({SCATTER_FILE})")
     for variant in results["variants"]:
         if (name := f"{LOAD_PREFIX}{variant}.png") in figures:
             parts.append(f"Loads of the experts at the end, `{variant}`, first seed:\n\n![{variant}]({name})")
@@ -135,9 +152,9 @@ def conclusion(results: dict[str, Any]) -> str:
     values = {name: list(variant_values(results, name, metric).values()) for name in results["variants"]}
     sentences = []
     if values[baseline] and _compares(results):
-        found = estimate(values[baseline])
+        found, ends = estimate(values[baseline]), "has" if results.get("measure") else "ends at"
         sentences.append(
-            f"The baseline `{baseline}` ends at {found.text()}{unit_of(metric, results)} ({metric}, n = {found.n})."
+            f"The baseline `{baseline}` {ends} {found.text()}{unit_of(metric, results)} ({metric}, n = {found.n})."
         )
     for name, one in comparisons_of(results, metric).items():
         after = f" after `{reference(results, name)}`" if is_ladder(results) else ""

@@ -46,7 +46,10 @@ def collect_results(experiment: Experiment, cells: list[Cell], command: str) -> 
         "expectation": experiment.expectation,
         "notes": experiment.notes,
         "configs": [path.as_posix() for path in experiment.configs],
-        "budget": budget_in_words(experiment),
+        "measure": experiment.measure,
+        "axis": experiment.axis,
+        "scatter": experiment.scatter,
+        "budget": "" if experiment.measure else budget_in_words(experiment),
         "overrides": experiment.overrides,
         "variants": {
             name: {**v.overrides, **_prefixed("prepare", v.prepare), **_prefixed("budget", v.budget)}

@@ -23,6 +23,8 @@
                                            with the command that makes it
     smoke: {prepare.source: shakespeare}   settings for `--smoke` alone
 
+With `measure` instead of `configs`, `prepare` and `budget` nothing is trained: see measurement.py.
+
 A variant's keys that begin with `prepare.` change its corpus; `budget.tokens: 4e6` and its like change its budget.
 
 Data that are no corpus are named in the configs or overrides, without `prepare`, such as
@@ -36,10 +38,17 @@ run two short ones measure what a step of each variant takes, which fixes its nu
 
 import fnmatch
 import itertools
+from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from lightning_gpt.experiments.measurement import (
+    check_complete,
+    check_without_training,
+    checked_arguments,
+    measure_function,
+)
 from lightning_gpt.experiments.metrics import check_metric, checked_better, direction_of
 from lightning_gpt.experiments.settings import read_yaml
 from lightning_gpt.experiments.spec_checks import (
@@ -81,10 +90,16 @@ class Experiment:
     path: Path
     question: str
     """What is asked, in one sentence."""
-    configs: list[Path]
-    """Configuration files of `lightning-gpt fit`, stacked."""
     seeds: list[int]
     """Each variant runs once with each of them; differences are taken between runs of one seed."""
+    configs: list[Path] = field(default_factory=list)
+    """Configuration files of `lightning-gpt fit`, stacked."""
+    measure: str = ""
+    """Function that makes the numbers of a cell, where nothing is trained."""
+    axis: str = ""
+    """What the rows of `measure` are drawn over."""
+    scatter: list[str] = field(default_factory=list)
+    """Two metrics of which a picture shows each variant's means, the second over the first."""
     variants: dict[str, Variant] = field(default_factory=dict)
     """By name, the baseline first; those of the grid are among them."""
     grid: dict[str, list[str]] = field(default_factory=dict)
@@ -185,30 +200,45 @@ def checked_experiment(path: Path, content: dict[str, Any]) -> Experiment:
     for name, one in known.items():
         if name not in content and one.default is MISSING and one.default_factory is MISSING:
             raise ValueError(f"the field {name!r} is missing")
-    values = dict(content)
-    values["configs"] = checked_configs(content["configs"])
-    values["overrides"], common_prepare = checked_settings("overrides", content.get("overrides"))
+    values, check = dict(content), checked_settings
+    function = measure_function(content["measure"]) if "measure" in content else None
+    if function:
+        check_without_training(content)
+
+        def check(where: str, value: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+            return checked_arguments(function, where, value), {}
+
+    elif "configs" not in content:
+        raise ValueError("the field 'configs' is missing")
+    else:
+        values["configs"] = checked_configs(content["configs"])
+    values["overrides"], common_prepare = check("overrides", content.get("overrides"))
     values["prepare"] = {**(content.get("prepare") or {}), **common_prepare}
     check_prepare("prepare", values["prepare"])
-    checked_settings("smoke", content.get("smoke"))
+    check("smoke", content.get("smoke"))
     values["seeds"] = checked_seeds(content["seeds"])
     values["more_seeds"], levels = content.get("more_seeds") or {}, content.get("grid") or {}
-    variants = [*_listed(content.get("variants")), *_grid(levels)]
+    variants = [*_listed(content.get("variants"), check), *_grid(levels, check)]
     if not variants:
         raise ValueError("give `variants` or a `grid`: there is nothing to run")
     values["variants"] = _with_seeds(variants, values["seeds"], values["more_seeds"])
     values["grid"] = {str(factor): [str(level) for level in of] for factor, of in levels.items()}
+    for variant in variants if function else ():
+        check_complete(function, f"variants.{variant.name}", {**values["overrides"], **variant.overrides})
     if not values["prepare"] and any(variant.prepare for variant in variants):
         raise ValueError("variants change the corpus, but there is no `prepare` with its source")
     if values["prepare"] and "source" not in values["prepare"]:
         raise ValueError("prepare.source is missing: name a corpus, a file or a folder")
     if "budget" in content:
         values["budget"] = checked_budget(content["budget"])
-    elif lacking := next((variant.name for variant in variants if not variant.budget), None):
+    elif not function and (lacking := next((variant.name for variant in variants if not variant.budget), None)):
         raise ValueError(f"the field 'budget' is missing, and variant {lacking} has none of its own")
     values["equal"] = checked_equal(content.get("equal") or {})
     values["metrics"] = checked_list(content.get("metrics", ["val/loss"]), "metrics")
     values["curve"] = content.get("curve") or values["metrics"][0]
+    values["scatter"] = content.get("scatter") or []
+    if values["scatter"] and (len(values["scatter"]) != 2 or not set(values["scatter"]) <= set(values["metrics"])):
+        raise ValueError(f"scatter={values['scatter']!r} must be two of the metrics: {', '.join(values['metrics'])}")
     used = dict.fromkeys([*values["metrics"], values["curve"]])
     stated = checked_better(content.get("better") or {}, used)
     for name in used:
@@ -223,7 +253,7 @@ def checked_experiment(path: Path, content: dict[str, Any]) -> Experiment:
     tolerance = values.get("identical_within")
     if tolerance is not None and not (isinstance(tolerance, int | float) and tolerance > 0):
         raise ValueError(f"identical_within={tolerance!r} must be a positive number of nats")
-    for name in ("question", "expectation", "notes"):
+    for name in ("question", "expectation", "notes", "axis"):
         values[name] = " ".join(str(content.get(name) or "").split())
     if not values["question"]:
         raise ValueError("question is empty: say what the experiment asks")
@@ -250,27 +280,31 @@ def _check_fewer(experiment: Experiment) -> None:
         raise ValueError("fewer_seeds asks for verdicts, but nothing is compared: leave it out")
 
 
-def _variant(where: str, name: str, settings: Any) -> Variant:
+Settings = tuple[dict[str, Any], dict[str, Any]]
+"""Those of fit, or of the measuring function, and those of prepare."""
+
+
+def _variant(where: str, name: str, settings: Any, check: Callable[[str, Any], Settings]) -> Variant:
     if not isinstance(settings or {}, dict):
         raise ValueError(f"{where} must be dotted settings (key: value), not {settings!r}")
     budget = {key: value for key, value in (settings or {}).items() if str(key).startswith(BUDGET_KEY)}
     rest = {key: value for key, value in (settings or {}).items() if key not in budget}
-    fit, prepare = checked_settings(where, rest)
+    fit, prepare = check(where, rest)
     own = {key.removeprefix(BUDGET_KEY): value for key, value in budget.items()}
     return Variant(name, fit, prepare, checked_budget(own, f"{where}: budget") if own else {})
 
 
-def _listed(value: Any) -> list[Variant]:
+def _listed(value: Any, check: Callable[[str, Any], Settings]) -> list[Variant]:
     if value is None:
         return []
     if not isinstance(value, dict) or not value:
         raise ValueError(f"variants={value!r} must map at least one name to its dotted settings")
     for name in value:
         check_name(str(name), "variant")
-    return [_variant(f"variants.{name}", str(name), settings) for name, settings in value.items()]
+    return [_variant(f"variants.{name}", str(name), settings, check) for name, settings in value.items()]
 
 
-def _grid(value: Any) -> list[Variant]:
+def _grid(value: Any, check: Callable[[str, Any], Settings]) -> list[Variant]:
     """Every combination of the levels; of two levels that set one thing, that of the later factor wins."""
     if not isinstance(value, dict) or any(not isinstance(levels, dict) or not levels for levels in value.values()):
         raise ValueError(f"grid={value!r} must map factors to levels with their dotted settings")
@@ -281,7 +315,7 @@ def _grid(value: Any) -> list[Variant]:
     for levels in itertools.product(*(levels.items() for levels in value.values())) if value else ():
         name = "-".join(str(level) for level, _ in levels)
         merged = {key: one for _, settings in levels for key, one in (settings or {}).items()}
-        variants.append(_variant(f"grid.{name}", name, merged))
+        variants.append(_variant(f"grid.{name}", name, merged, check))
     return variants
 
 

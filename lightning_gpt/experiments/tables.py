@@ -1,10 +1,11 @@
 """The tables of a report: results, set-up, cost, machine."""
 
+import math
 from typing import Any
 
 from lightning_gpt.experiments.comparisons import comparisons_of, is_ladder, variant_values
 from lightning_gpt.experiments.machine import hardware_in_words
-from lightning_gpt.experiments.statistics import Comparison, estimate
+from lightning_gpt.experiments.statistics import Comparison, Estimate, estimate
 
 UNEQUAL = 0.1
 """Variants whose runs missed the foretold seconds by shares that differ by more were not given equal time."""
@@ -41,6 +42,22 @@ def results_table(results: dict[str, Any], metric: str) -> str:
     return markdown(heading, rows)
 
 
+def overview_table(results: dict[str, Any]) -> str:
+    """A row a variant, a column a metric: means with their intervals."""
+    rows = []
+    for name in results["variants"]:
+        found = [list(variant_values(results, name, metric).values()) for metric in results["metrics"]]
+        rows.append([f"`{name}`", *(rounded(estimate(values)) if values else "-" for values in found)])
+    return markdown(["variant", *results["metrics"]], rows)
+
+
+def rounded(found: Estimate) -> str:
+    """As Estimate.text, in as many digits as the size of the number calls for: 13.93 ± 0.12, 142,310 ± 12."""
+    digits = 0 if found.mean == 0 else max(0, 3 - math.floor(math.log10(abs(found.mean))))
+    mean = f"{found.mean:,.{digits}f}"
+    return mean if not found.half_width else f"{mean} ± {found.half_width:,.{digits}f}"
+
+
 def _comparison(found: Comparison | None) -> list[str]:
     if found is None:
         return ["-", "-", "-", "-", "no common run"]
@@ -62,10 +79,13 @@ def p_text(p: float) -> str:
 def setup(results: dict[str, Any]) -> str:
     """What was run, and on which text."""
     seeds = sorted({cell["seed"] for cell in results["cells"]})
-    lines = [
-        f"- configs: {', '.join(f'`{path}`' for path in results['configs'])}; each run gets {results['budget']}; "
+    first = (
+        f"- measured by `{results['measure']}`; seeds {', '.join(map(str, seeds))}"
+        if results.get("measure")
+        else f"- configs: {', '.join(f'`{path}`' for path in results['configs'])}; each run gets {results['budget']}; "
         f"seeds {', '.join(map(str, seeds))}"
-    ]
+    )
+    lines = [first]
     for kind, share in results.get("equal", {}).items():
         within = f" within {share:.1%}" if share else ""
         lines.append(f"- checked before the runs: {KINDS[kind]} are equal{within}")
@@ -133,9 +153,13 @@ def _losses(corpus: dict[str, Any]) -> str:
 
 def cost_table(results: dict[str, Any]) -> str:
     """A row a variant: size, work, speed, memory."""
-    rows = []
+    rows, spent = [], ["seconds a run", "peak memory, MiB"]
     for name in results["variants"]:
         cells = [cell for cell in results["cells"] if cell["variant"] == name]
+        last = [_mean(cells, "seconds", ",.1f"), _mean(cells, "peak_memory_bytes", scale=2**-20)]
+        if results.get("measure"):
+            rows.append([f"`{name}`", *last])
+            continue
         rows.append(
             [
                 f"`{name}`",
@@ -144,12 +168,11 @@ def cost_table(results: dict[str, Any]) -> str:
                 f"{cells[0]['tokens']:,}" if cells[0]["tokens"] else "-",
                 f"{cells[0]['training_flops']:.3g}" if cells[0]["training_flops"] else "-",
                 _mean(cells, "tokens_per_second"),
-                _mean(cells, "seconds", ",.1f"),
-                _mean(cells, "peak_memory_bytes", scale=2**-20),
+                *last,
             ]
         )
-    costs = ["tokens", "training FLOPs", "tokens/s", "seconds a run", "peak memory, MiB"]
-    return markdown(["variant", "parameters", "steps", *costs], rows)
+    work = [] if results.get("measure") else ["parameters", "steps", "tokens", "training FLOPs", "tokens/s"]
+    return markdown(["variant", *work, *spent], rows)
 
 
 def wall_time_table(results: dict[str, Any]) -> str:
@@ -211,10 +234,11 @@ def machine(results: dict[str, Any]) -> str:
     hardware, versions = results["hardware"], results["versions"]
     resumed = sum(cell["attempts"] > 1 for cell in results["cells"])
     total = sum(cell["seconds"] for cell in results["cells"])
+    validations = "" if results.get("measure") else " and the validations"
     text = (
         f"{hardware_in_words(hardware)}; "
         f"{', '.join(f'{name} {number}' for name, number in versions.items())}. All {len(results['cells'])} runs "
-        f"took {total / 60:.1f} minutes; seconds include the start of the process and the validations."
+        f"took {total / 60:.1f} minutes; seconds include the start of the process{validations}."
     )
     if resumed:
         text += f" {resumed} run(s) were interrupted: their seconds are those of the last attempt."

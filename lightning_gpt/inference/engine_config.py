@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from lightning_gpt.inference.runner import Runner
+from lightning_gpt.nn.caches import CacheType
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,8 @@ class EngineConfig:
     memory of a GPU; on a CPU than 1 GiB or what one such text takes, and then a quarter of the machine's memory."""
     block_size: int = 16
     """Tokens in a block. Only full blocks are shared by requests that begin alike."""
-    cache_dtype: torch.dtype | None = None
-    """Of keys and values; null = what the runner reads fastest."""
+    cache_dtype: CacheType | None = None
+    """Of keys and values, a type of torch, int8 or int4; null = what the runner reads fastest."""
     max_waiting: int | None = None
     """Requests that may wait for their start; more are refused. null = any number."""
     share_prefixes: bool = True

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_gpt.nn import GPT, GPTConfig
+from lightning_gpt.nn.caches import CacheType, block_cache
 from lightning_gpt.nn.paged_cache import PagedKVCache, PagedStep, Span
 
 
@@ -33,8 +34,9 @@ class Runner(Protocol):
     config: GPTConfig
     device: torch.device
 
-    def make_cache(self, blocks: int, block_size: int = 16, dtype: torch.dtype | None = None) -> PagedKVCache:
-        """An empty cache of the kind that this runner reads; dtype None = what it reads fastest."""
+    def make_cache(self, blocks: int, block_size: int = 16, dtype: CacheType | None = None) -> PagedKVCache:
+        """An empty cache of the kind that this runner reads; dtype None = what it reads fastest, "int8" and "int4" =
+        quantized (nn/quantized_cache.py)."""
         ...
 
     def forward(self, step: StepInput, cache: PagedKVCache) -> Tensor:
@@ -57,12 +59,12 @@ class TorchRunner:
         """Where the network is."""
         return self.net.token_embedding.weight.device
 
-    def make_cache(self, blocks: int, block_size: int = 16, dtype: torch.dtype | None = None) -> PagedKVCache:
+    def make_cache(self, blocks: int, block_size: int = 16, dtype: CacheType | None = None) -> PagedKVCache:
         """As Runner. On CPU float32: products of one bfloat16 query with many keys are slower."""
         if dtype is None:
             own = self.net.token_embedding.weight.dtype
             dtype = torch.promote_types(own, torch.float32) if self.device.type == "cpu" else own
-        return PagedKVCache(self.config, blocks, block_size, dtype, self.device)
+        return block_cache(self.config, blocks, block_size, dtype, self.device)
 
     @torch.inference_mode()
     def forward(self, step: StepInput, cache: PagedKVCache) -> Tensor:

@@ -8,6 +8,7 @@ Chowdhery et al., 2022, appendix B, and in nanoGPT): norms, softmax, activations
 import torch
 
 from lightning_gpt.nn.config import GATED, GPTConfig
+from lightning_gpt.nn.quantized_cache import CacheCode, CacheKind
 
 
 def attention_matrix_parameters(config: GPTConfig) -> int:
@@ -115,12 +116,16 @@ def weight_bytes(config: GPTConfig, dtype: torch.dtype = torch.float32) -> int:
     return parameters(config) * dtype.itemsize
 
 
-def kv_cache_bytes_per_token(config: GPTConfig, dtype: torch.dtype = torch.float32) -> int:
-    """Bytes of cached keys and values for each token of one row, before any window is full."""
-    return 2 * config.n_layer * config.kv_heads * config.head_size * dtype.itemsize
+def kv_cache_bytes_per_token(config: GPTConfig, dtype: torch.dtype | CacheKind = torch.float32) -> int:
+    """Bytes of cached keys and values for each token of one row, before any window is full; with the scales of int8
+    and int4."""
+    size = config.head_size
+    head = size * dtype.itemsize if isinstance(dtype, torch.dtype) else CacheCode(dtype, size).nbytes
+    return 2 * config.n_layer * config.kv_heads * head
 
 
-def kv_cache_bytes(config: GPTConfig, tokens: int, dtype: torch.dtype = torch.float32) -> int:
-    """Bytes of cached keys and values of one row of `tokens` tokens: layers with a window stop growing at it."""
+def kv_cache_bytes(config: GPTConfig, tokens: int, dtype: torch.dtype | CacheKind = torch.float32) -> int:
+    """Bytes of cached keys and values of one row of `tokens` tokens in slots: layers with a window stop growing at it
+    (in blocks every layer has all, rounded up to whole blocks)."""
     slots = sum(min(window or tokens, tokens) for window in config.windows)
-    return 2 * slots * config.kv_heads * config.head_size * dtype.itemsize
+    return slots * kv_cache_bytes_per_token(config, dtype) // config.n_layer

@@ -30,8 +30,11 @@ def workplace(tmp_path_factory, tiny_model, tiny_llava, pair_rows, squares):
         (folder / "data" / "picture_questions" / f"{name}.jsonl").symlink_to("questions.jsonl")
     stand_ins = {
         "models/shakespeare": tiny_model,
+        "models/smollm2": tiny_model,
         "models/sft_shakespeare": tiny_model,
         "runs/llava_small_align": tiny_llava,
+        "data/shakespeare/meta.json": pair_rows,
+        "data/shakespeare_smollm2/meta.json": pair_rows,
         "data/sentiment/train.jsonl": pair_rows,
         "data/sentiment/shuffled.jsonl": pair_rows,
         "data/sentiment/test.jsonl": pair_rows,
@@ -39,13 +42,21 @@ def workplace(tmp_path_factory, tiny_model, tiny_llava, pair_rows, squares):
     for name, made in stand_ins.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).symlink_to(made)
+    (folder / "data" / "evaluation").mkdir()
+    (folder / "data" / "evaluation" / "arc_easy.jsonl").write_text(QUESTIONS)
     return folder
 
 
+QUESTIONS = "".join(
+    json.dumps({"question": f"{n} or?", "choices": {"text": ["yes", "no"], "label": ["A", "B"]}, "answerKey": "A"})
+    + "\n"
+    for n in range(3)
+)
 LONG = {
     "02_data/tokenizers",
     "06_scaling/grid",
     "06_scaling/learning_rates",
+    "09_inference/weight_types",
     "11_multimodal/batch_and_loss",
     "11_multimodal/temperature",
     "12_experts/capacity",

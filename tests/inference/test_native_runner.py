@@ -167,3 +167,13 @@ def test_what_it_does_not_know_is_said():
     ):
         with pytest.raises(ValueError, match=message):
             runner.make_cache(2, size, dtype)
+
+
+@pytest.mark.parametrize("kind, error", [("int8", 1e-3), ("int4", 1e-2)])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_quantized_caches_hold_the_numbers_of_the_twins(name, kind, error):
+    net = network(**NETWORKS[name] | {"n_embd": 128})
+    twin, exact = (run_plan(TorchRunner(net), cache)[0] for cache in (kind, torch.float32))
+    made = run_plan(NativeRunner(net), kind)[0]
+    # A number on the edge between two steps may fall to either side.
+    assert distance(made, twin) < error < distance(made, exact)

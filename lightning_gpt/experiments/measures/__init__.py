@@ -1,0 +1,1 @@
+"""What experiments measure where nothing is trained (experiments/measurement.py)."""
