@@ -25,7 +25,7 @@ PLACES = ("pre", "post", "sandwich")
 ACTIVATIONS = {"relu": 0, "gelu": 1, "geglu": 1, "gelu_tanh": 2, "relu2": 3, "swiglu": 4}
 KINDS = {"float32": 0, "bfloat16": 1, "int8": 2}
 W8, W4 = 3, 4
-LANES, QUAD = 16, 64
+LANES, QUAD, GROUP = 16, 64, 32
 
 
 LAYERS = ("attention.qkv", "attention.out", "feed_forward.up", "feed_forward.gate_up", "feed_forward.down")
@@ -45,6 +45,8 @@ def why_not(net: GPT) -> str | None:
         known = type(module) in (nn.Linear, QuantizedLinear)
         if name.endswith((*LAYERS, "head")) and not known:
             return f"{type(module).__name__} as {name}"
+        if isinstance(module, QuantizedLinear) and module.group_size % GROUP and module.group_size < module.in_features:
+            return f"groups of {module.group_size} in {name}, no multiple of {GROUP}"
     return None
 
 
