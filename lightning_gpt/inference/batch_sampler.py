@@ -8,6 +8,7 @@ numbers, whatever stands beside it and whether it was drawn alone or in a row of
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -32,8 +33,7 @@ AHEAD = 64
 """Tokens whose uniform numbers are drawn at once."""
 
 
-@dataclass(frozen=True)
-class Drawn:
+class Drawn(NamedTuple):
     """One new token."""
 
     token: int
@@ -89,6 +89,7 @@ class BatchSampler:
         self.vocab_size, self.device = vocab_size, torch.device(device)
         self._requests: dict[int, _Request] = {}
         self._scratch = Scratch()
+        self._special = 0  # requests that are not plain
 
     def add(
         self,
@@ -105,14 +106,15 @@ class BatchSampler:
         Args:
             key: names it from here on.
             sampling: its settings.
-            prompt_ids: seen before, for the repetition penalty.
+            prompt_ids: seen before, for the repetition penalty; like banned_ids, those beyond the vocabulary are left
+                out.
             seed: of its own generator; or a generator to draw from, on any device.
             banned_ids: never drawn.
-            logprobs: 0 = the drawn token's log-probability, n = the n likeliest's too; None = none.
+            logprobs: 0 = the drawn token's log-probability, n = the n likeliest's too, at most all; None = none.
             limit: ids from there on are never drawn, for networks with more rows than their tokenizer has ids.
 
         Raises:
-            ValueError: an id or a number out of range, or a key that is there already.
+            ValueError: logit_bias for an id beyond the vocabulary, a number out of range, or a key that is in use.
         """
         V = self.vocab_size
         if key in self._requests:
@@ -120,19 +122,25 @@ class BatchSampler:
         limit = V if limit is None else min(limit, V)
         if limit < 1:
             raise ValueError(f"limit={limit} leaves no token to draw: it must be at least 1")
-        if logprobs is not None and not 0 <= logprobs <= limit:
-            raise ValueError(f"logprobs={logprobs} must be from 0 to the vocabulary's {limit}")
-        named = {"logit_bias": sampling.logit_bias or (), "banned_ids": banned_ids, "prompt_ids": prompt_ids}
-        for name, ids in named.items():
-            if wrong := [index for index in ids if not 0 <= index < V]:
-                raise ValueError(f"{name} has token {wrong[0]}, which is outside the vocabulary of {V}")
+        if logprobs is not None and logprobs < 0:
+            raise ValueError(f"logprobs={logprobs} must be 0 or more, or None")
+        if wrong := [index for index in sampling.logit_bias or () if index >= V]:
+            raise ValueError(f"logit_bias has token {wrong[0]}, which is outside the vocabulary of {V}")
+        prompt_ids, banned_ids = ([index for index in ids if 0 <= index < V] for ids in (prompt_ids, banned_ids))
         source = seed if isinstance(seed, Generator) else Generator().manual_seed(seed)
         edits = TokenEdits(sampling, prompt_ids, banned_ids)
-        self._requests[key] = _Request(sampling, edits, source, logprobs, limit)
+        logprobs = None if logprobs is None else min(logprobs, limit)
+        own = self._requests[key] = _Request(sampling, edits, source, logprobs, limit)
+        self._special += not self._plain(own)
 
     def remove(self, key: int) -> None:
         """Forgets a request."""
-        del self._requests[key]
+        self._special -= not self._plain(self._requests.pop(key))
+
+    def _plain(self, own: _Request) -> bool:
+        """Whether a request takes the likeliest token and no more is asked."""
+        greedy = own.sampling.temperature == 0 and own.limit == self.vocab_size
+        return greedy and not own.edits and own.logprobs is None
 
     def draw(self, logits_BV: Tensor, keys: Sequence[int]) -> list[Drawn]:
         """The next token of each request, which is counted as generated.
@@ -144,6 +152,8 @@ class BatchSampler:
         Raises:
             NotFiniteError: a row from which nothing can be drawn; no request has changed then.
         """
+        if not self._special:
+            return [Drawn(token) for token in self._greedy(logits_BV).tolist()]
         drawn = self._draw(logits_BV, [Row(key) for key in keys])
         for key, own in zip(keys, drawn):
             self._requests[key].commit([own.token])

@@ -309,10 +309,8 @@ def test_drafts_that_are_chosen_change_no_token():
     ("options", "message"),
     [
         ({"sampling": SamplingConfig(logit_bias={50: 1.0})}, "logit_bias has token 50"),
-        ({"banned_ids": [-1]}, "banned_ids has token -1"),
-        ({"prompt_ids": [99]}, "prompt_ids has token 99"),
         ({"limit": 0}, "limit=0"),
-        ({"logprobs": 51}, "logprobs=51"),
+        ({"logprobs": -1}, "logprobs=-1"),
         ({"key": 7}, "key=7 is in use"),
     ],
 )
