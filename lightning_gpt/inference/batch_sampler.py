@@ -23,7 +23,7 @@ from lightning_gpt.inference.row_filters import (
     probabilities,
 )
 from lightning_gpt.inference.sampling import SamplingConfig
-from lightning_gpt.inference.speculation import Proposal, judge
+from lightning_gpt.inference.speculation import Proposal, draw, judge
 from lightning_gpt.inference.token_edits import RowEdits, TokenEdits, edit_logits
 from lightning_gpt.inference.vocabulary_groups import largest, top_values
 
@@ -205,6 +205,15 @@ class BatchSampler:
             filters = RowFilters.of([requests[place].sampling for place in drawn], x_NV.device)
             given[index] = probabilities(x_NV[index], filters)
         return given
+
+    def guess(self, logits_NV: Tensor, rows: Sequence[Row]) -> tuple[list[int], Tensor]:
+        """Tokens drawn from a draft's logits as the network's would be, and the distributions, (N, V): a Proposal's.
+
+        Nothing is counted. The uniform numbers are the requests' own, and not those that judge.
+        """
+        q_NV = self.distributions(logits_NV, rows)
+        uniforms_N = torch.from_numpy(self.uniforms(rows)[:, -3]).to(q_NV.device)
+        return draw(q_NV, uniforms_N).tolist(), q_NV
 
     def uniforms(self, rows: Sequence[Row]) -> np.ndarray:
         """(N, R) float64, the uniform numbers of the tokens that would be drawn in these rows."""

@@ -5,7 +5,8 @@ ones alike (Yu et al., 2022, Orca; Kwon et al., 2023, vLLM). Legend: N tokens, V
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol, get_args
+from time import perf_counter
+from typing import get_args
 
 import numpy as np
 import torch
@@ -17,6 +18,8 @@ from lightning_gpt.inference.engine_config import EngineConfig, EngineStats
 from lightning_gpt.inference.request import Completion, Finish, Output, Request, TokenLogprob
 from lightning_gpt.inference.runner import Runner, StepInput
 from lightning_gpt.inference.scheduler import UNLIMITED, Row, Scheduler
+from lightning_gpt.inference.speculation import Proposal
+from lightning_gpt.inference.speculator import Drafter
 from lightning_gpt.inference.streaming import ByteStreamDecoder, StopMatcher, StreamDecoder, stream_decoder
 from lightning_gpt.nn.paged_cache import Span
 from lightning_gpt.text.tokenizer import Tokenizer
@@ -25,27 +28,15 @@ PROMPT_LOGITS = 1 << 24
 """Logits of a prompt that a step computes at most, where its log-probabilities are asked for."""
 
 
-class Drafter(Protocol):
-    """Guesses how texts go on."""
-
-    def draft(self, rows: Sequence[Row]) -> Sequence[list[int]]:
-        """Tokens that may follow each row's; a step reads them beside its last one, and those that are drawn too have
-        cost no step of their own."""
-        ...
-
-    def remove(self, key: int) -> None:
-        """The row of this key has ended."""
-        ...
-
-
 class _Active:
     """A request under way."""
 
-    __slots__ = ("decoder", "end_ids", "made", "matcher", "prompt", "request", "row")
+    __slots__ = ("chances", "decoder", "end_ids", "made", "matcher", "prompt", "request", "row")
 
     def __init__(self, request: Request, row: Row) -> None:
         self.request, self.row, self.made = request, row, 0
         self.end_ids = frozenset(request.end_ids)
+        self.chances: Tensor | None = None  # what the row's draft was drawn from
         self.decoder: StreamDecoder | ByteStreamDecoder | None = None
         self.matcher: StopMatcher | None = None
         self.prompt: list[TokenLogprob | None] | None = None if request.prompt_logprobs is None else [None]
@@ -63,7 +54,8 @@ class Engine:
         tokenizer: writes text and finds stop strings; None = tokens only.
         config: how much is done at once.
         vocab_size: ids from here on are never drawn; None = those that the network and the tokenizer have.
-        drafter: guesses at what follows.
+        drafter: guesses at what follows (speculator.py), so that a step may give a text several tokens; of this
+            engine alone.
     """
 
     def __init__(
@@ -225,6 +217,7 @@ class Engine:
             if active.request.embeds is not None:
                 for place in range(past, min(past + count, len(active.request.embeds))):
                     embeds[start + place - past] = active.request.embeds[place]
+        started = perf_counter()
         logits_BV = self.runner.forward(StepInput(tokens, spans, wanted, embeds), self.cache)
         self._steps += 1
         for active, first, scored, place in scoring:
@@ -232,20 +225,25 @@ class Engine:
         for row, count in plan:
             if row.computed + count < len(row.tokens):
                 advance(row, row.computed + count)
-        for (active, _), drawn in zip(drawing, self._draw(logits_BV, drawing, len(wanted))):
+        made = self._draw(logits_BV, drawing, len(wanted))
+        if self.drafter is not None:
+            outcomes = {active.row.key: (len(active.row.draft), len(new)) for (active, _), new in zip(drawing, made)}
+            self.drafter.observe(outcomes, len(tokens), perf_counter() - started)
+        for (active, _), drawn in zip(drawing, made):
             self._settle(active, drawn, outputs)
         return outputs
 
     def _guess(self) -> None:
         rows = [row for row in self.scheduler.running if len(row.tokens) - row.computed == 1]
-        for row, draft in zip(rows, self.drafter.draft(rows), strict=True):
-            row.draft = list(draft)
+        for row, proposal in zip(rows, self.drafter.propose(rows, self.sampler), strict=True):
+            row.draft = list(proposal.tokens)
+            self._active[row.key].chances = proposal.probabilities
 
     def _draw(self, logits_BV: Tensor, drawing: list[tuple[_Active, int]], wanted: int) -> list[list[Drawn]]:
         """The next tokens of those that draw: one each, and one more for each guess that was right.
 
-        Every token is drawn from the network's own distribution behind those before it, so guesses change nothing
-        but the number of steps.
+        Every token is drawn from the network's own distribution behind those before it, so guesses change nothing but
+        the number of steps (and, where they are sampled, which draw of it a seed gives).
         """
         if not drawing:
             return []
@@ -256,21 +254,12 @@ class Engine:
         keys = [active.row.key for active, _ in drawing]
         if wanted == len(keys):
             return [[drawn] for drawn in self.sampler.draw(logits_BV, keys)]
-        found: list[list[Drawn]] = [[] for _ in drawing]
-        still, depth = list(range(len(drawing))), 0
-        while still:
-            places = [drawing[index][1] + depth for index in still]
-            for index, drawn in zip(still, self.sampler.draw(logits_BV[places], [keys[index] for index in still])):
-                found[index].append(drawn)
-            still = [index for index in still if self._goes_on(drawing[index][0], found[index], depth)]
-            depth += 1
-        return found
-
-    @staticmethod
-    def _goes_on(active: _Active, drawn: list[Drawn], depth: int) -> bool:
-        """Whether the guess at this depth was right and the text does not end with it."""
-        draft, token = active.row.draft, drawn[depth].token
-        return depth < len(draft) and draft[depth] == token and token not in active.end_ids
+        proposals, places = [], []
+        for active, first in drawing:
+            draft, chances = tuple(active.row.draft), active.chances
+            proposals.append(Proposal(draft, None if chances is None else chances[: len(draft)]))
+            places += range(first, first + len(draft) + 1)
+        return self.sampler.verify(logits_BV if len(places) == len(logits_BV) else logits_BV[places], keys, proposals)
 
     def _forbid_ends(self, logits_BV: Tensor, drawing: list[tuple[_Active, int]]) -> None:
         for active, first in drawing:

@@ -13,6 +13,7 @@ from lightning_gpt.inference.request import Completion, Request
 from lightning_gpt.inference.runners import make_runner
 from lightning_gpt.inference.sampling import SamplingConfig
 from lightning_gpt.inference.scheduler import QueueFullError
+from lightning_gpt.inference.speculation import Proposal
 from lightning_gpt.nn import GPT, GPTConfig
 from lightning_gpt.nn.moe_config import MoEConfig
 from lightning_gpt.text.byte import byte_tokenizer
@@ -85,8 +86,11 @@ class Guesser:
     def expect(self, key, prompt, answer):
         self.answers[key], self.sizes[key] = answer, len(prompt)
 
-    def draft(self, rows):
-        return [self._one(row) for row in rows]
+    def propose(self, rows, sampler):
+        return [Proposal(self._one(row)) for row in rows]
+
+    def observe(self, outcomes, tokens, seconds):
+        assert tokens >= sum(1 + drafted for drafted, _ in outcomes.values())
 
     def _one(self, row):
         made = len(row.tokens) - self.sizes[row.key]
@@ -177,7 +181,7 @@ def test_right_guesses_save_steps(gpt2):
     request = Request([1, 2, 3], 24, GREEDY)
     expected = one_by_one(gpt2, request)
     guesser = Guesser(random.Random(0))
-    guesser.draft = lambda rows: [expected[len(row.tokens) - 3 :][:3] for row in rows]
+    guesser.propose = lambda rows, _: [Proposal(expected[len(row.tokens) - 3 :][:3]) for row in rows]
     guesser.expect(0, request.prompt, expected)
     engine = Engine(make_runner(gpt2), drafter=guesser)
     (completion,) = engine.complete([request])
