@@ -28,8 +28,6 @@ from lightning_gpt.inference.vocabulary_groups import (
 
 POOLED_K = 128
 """Up to this top_k only the groups that can hold the k largest logits are looked at."""
-TILE = 4
-"""Rows that a CPU core's cache holds while one operation follows another on them."""
 SORTED_FIRST = 256
 """How many of the likeliest tokens are sorted before all are."""
 COLDEST = 1e-6
@@ -123,24 +121,18 @@ def _weigh(x_BV: Tensor, filters: RowFilters, scratch: Scratch) -> Tensor:
     B, V = x_BV.shape
     below = scratch.take(0, B, groups_of(V) * W, x_BV.device)
     below[:, V:] = -torch.inf
-    peak_B1 = torch.empty(B, 1, device=x_BV.device)
-    limited = any(k is not None and k < V for k in filters.top_k)
-    kth_B1 = _kth_values(x_BV, filters.top_k) if limited else None
-    size = TILE if x_BV.device.type == "cpu" else B
-    for tile in (slice(start, start + size) for start in range(0, B, size)):
-        torch.amax(x_BV[tile], 1, keepdim=True, out=peak_B1[tile])
-        torch.sub(x_BV[tile], peak_B1[tile], out=below[tile, :V])
-        if kth_B1 is not None:
-            below[tile].masked_fill_(below[tile] < kth_B1[tile] - peak_B1[tile], -torch.inf)
-        _heat(below[tile], filters, filters.temperature_B1[tile])
+    peak_B1 = x_BV.amax(1, keepdim=True)
     check_finite(peak_B1[:, 0])
-    return below.view(B, -1, W)
+    torch.sub(x_BV, peak_B1, out=below[:, :V])
+    if any(k is not None and k < V for k in filters.top_k):
+        below.masked_fill_(below < _kth_values(x_BV, filters.top_k) - peak_B1, -torch.inf)
+    return _heat(below, filters)
 
 
-def _heat(below_BN: Tensor, filters: RowFilters, temperature_B1: Tensor) -> Tensor:
+def _heat(below_BN: Tensor, filters: RowFilters) -> Tensor:
     """exp(differences / temperature), in groups, written over the differences."""
     if filters.warm:
-        below_BN.div_(temperature_B1)
+        below_BN.div_(filters.temperature_B1)
     return below_BN.exp_().view(len(below_BN), -1, W)
 
 
@@ -243,7 +235,7 @@ def _draw_pooled(
     peak_B1 = maxima_BK[:, :1]
     below = pool.sub_(peak_B1)
     below.masked_fill_(below < kth_B1 - peak_B1, -torch.inf)
-    places_B1 = _draw(_heat(below, filters, filters.temperature_B1), filters, uniforms_BR, scratch)[:, None]
+    places_B1 = _draw(_heat(below, filters), filters, uniforms_BR, scratch)[:, None]
     tokens[index_B] = ids.gather(1, places_B1)[:, 0]
     return index_B[~whole[:, 0]].tolist()
 
