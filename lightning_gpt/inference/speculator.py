@@ -11,6 +11,8 @@ from lightning_gpt.inference.drafts import Ask, Draft
 from lightning_gpt.inference.speculation import Proposal
 
 MOST_PAUSE = 512
+RISK = 0.02
+"""Share of the time that drafts may lose in all, beside one step at the beginning."""
 
 
 class TextLike(Protocol):
@@ -82,10 +84,14 @@ class SpeculationStats:
 
 
 class _Text:
-    """How drafts of one text fared."""
+    """How drafts of one text fared.
 
-    def __init__(self) -> None:
-        self.acceptance = Acceptance()
+    Args:
+        prior: as Acceptance.
+    """
+
+    def __init__(self, prior: float) -> None:
+        self.acceptance = Acceptance(prior)
         self.wait = 0
         """Steps until a draft is tried again."""
         self.pause = 16
@@ -97,8 +103,10 @@ class _Text:
 class Speculator:
     """Chooses draft lengths so that texts come sooner, and stops drafting where they would not.
 
-    The first steps of a batch size have no drafts, for their time is what drafts are measured by. A text whose drafts
-    do not pay gets none for 16 steps, then for twice as long each time.
+    The first step of a batch size has no drafts, for its time is what drafts are measured by, and the first drafts are
+    of one token, for what they cost. A text whose drafts do not pay gets none for 16 steps, then for twice as long each
+    time; and no draft is made that could, all of it rejected, let the loss of all drafts grow beyond a small share of
+    the time.
 
     Args:
         draft: guesses.
@@ -118,7 +126,9 @@ class Speculator:
         self.times = StepTimes()
         self._draft_times: dict[int, float] = {}  # seconds of a drafted token, by the number of texts
         self._texts: dict[int, _Text] = {}
-        self._spent = 0.0
+        self._acceptance = Acceptance(memory=0.98)  # of all texts; what is expected of a new one
+        self._spent = self._reading = 0.0
+        self._debt = 0.0  # seconds that drafts have lost so far; negative = won
         self._proposed = self._accepted = self._steps = self._drafted_steps = self._tokens = 0
         self._seconds = self._plain_seconds = 0.0
 
@@ -133,13 +143,14 @@ class Speculator:
             for place, own in zip(asked, self._draft.propose(asks, sampler), strict=True):
                 proposals[place] = own
         self._spent = perf_counter() - started
-        self._time([self._texts.setdefault(texts[place].key, _Text()) for place in asked], proposals)
+        self._time([self._text(texts[place].key) for place in asked], proposals)
         return proposals
 
     def _time(self, asked: Sequence[_Text], proposals: Sequence[Proposal]) -> None:
         """Learns what a drafted token costs; that a prompt had to be read first does not count."""
         longest = max((len(own.tokens) for own in proposals), default=0)
-        if longest and all(text.known for text in asked):
+        self._reading = 0.0 if all(text.known for text in asked) else self._spent
+        if longest and not self._reading:
             one, known = self._spent / longest, self._draft_times.get(len(asked))
             self._draft_times[len(asked)] = one if known is None else 0.8 * known + 0.2 * min(one, 2 * known)
         for text in asked:
@@ -152,20 +163,39 @@ class Speculator:
             return [self.most] * len(texts)
         if not self.times.knows(len(texts)):
             return [0] * len(texts)
-        cost = self._draft_times.get(len(texts), min(self._draft_times.values(), default=0.0))
-        return [self._length(self._texts.setdefault(text.key, _Text()), len(texts), cost) for text in texts]
+        # Of the nearest number of texts that was timed.
+        near = min(self._draft_times, key=lambda known: abs(known - len(texts)), default=None)
+        cost = 0.0 if near is None else self._draft_times[near]
+        most = self._affordable(len(texts), cost) if near is not None else min(self._affordable(len(texts), cost), 1)
+        if not most:
+            return [0] * len(texts)
+        return [self._length(self._text(text.key), len(texts), cost, most) for text in texts]
 
-    def _length(self, text: _Text, rows: int, cost: float) -> int:
+    def _text(self, key: int) -> _Text:
+        if key not in self._texts:
+            self._texts[key] = _Text(self._acceptance.rate)
+        return self._texts[key]
+
+    def _affordable(self, rows: int, cost: float) -> int:
+        """The longest drafts for all texts of which the whole may be lost."""
+        plain = self.times.predict(rows)
+        left = plain + RISK * self._plain_seconds - self._debt
+        losses = (self.times.predict(rows * (1 + most)) - plain + most * cost for most in range(1, self.most + 1))
+        return sum(loss <= left for loss in losses)
+
+    def _length(self, text: _Text, rows: int, cost: float, most: int) -> int:
         if text.wait:
             text.wait -= 1
             if text.wait:
                 return 0
-            return min(2, self.most)  # tried again, whatever is thought of it
-        length, _ = best_length(text.acceptance.rate, self.most, rows, self.times, cost)
+            return min(2 if cost < 0.1 * self.times.predict(rows) else 1, most)  # tried, whatever is thought of it
+        length, _ = best_length(text.acceptance.rate, most, rows, self.times, cost)
         if length:
             text.pause = max(text.pause // 2, 16)
         else:
-            text.wait, text.pause = text.pause, min(2 * text.pause, MOST_PAUSE)
+            # To try a text that the draft has not read costs more.
+            text.wait = text.pause if text.known else 4 * text.pause
+            text.pause = min(2 * text.pause, MOST_PAUSE)
         return length
 
     def observe(self, outcomes: Mapping[int, tuple[int, int]], tokens: int, seconds: float) -> None:
@@ -176,7 +206,8 @@ class Speculator:
         for key, (proposed, made) in outcomes.items():
             if proposed:
                 kept = min(made - 1, proposed) if made else 0
-                self._texts.setdefault(key, _Text()).acceptance.add(proposed, kept)
+                self._text(key).acceptance.add(proposed, kept)
+                self._acceptance.add(proposed, kept)
                 self._proposed += proposed
                 self._accepted += kept
         if rows and tokens == rows + drafted:  # a step that read no prompt
@@ -186,9 +217,10 @@ class Speculator:
             self._tokens += grown
             self._seconds += seconds + self._spent
             if self.times.knows(rows):
-                plain = seconds if not drafted else self.times.predict(rows)
-                self._plain_seconds += plain * grown / rows
-        self._spent = 0.0
+                plain = (self.times.predict(rows) if drafted else seconds) * grown / rows
+                self._plain_seconds += plain
+                self._debt += seconds + self._spent - self._reading - plain
+        self._spent = self._reading = 0.0
 
     def remove(self, key: int) -> None:
         """As Drafter."""

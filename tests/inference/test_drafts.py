@@ -269,3 +269,31 @@ def test_proposals_of_the_network_itself_are_all_kept():
     assert len(made) == 41
     assert all(kept == drafted for drafted, kept in steps)
     assert Proposal().tokens == ()
+
+
+@pytest.mark.parametrize("weights", ["float32", "bfloat16"])
+def test_drafts_through_the_compiled_runner_change_no_token(weights):
+    """Its logits are the same to the bit whatever is read in one step, so texts are too, in any type."""
+    pytest.importorskip("lightning_gpt.inference.native_runner")
+    from lightning_gpt.inference.kernels.library import load_library
+    from lightning_gpt.inference.native_runner import NativeRunner
+
+    if load_library() is None:
+        pytest.skip("no compiler")
+    net = network(**NETWORKS["llama"], n_embd=64).float()
+
+    def make(one):
+        return NativeRunner(one, weights)
+
+    drafts = {
+        "ngram": PromptLookup(3, 1),
+        "early": early_exit(net, 2, make),
+        "same": DraftModel(make(net), 40),
+    }
+    sampling = SamplingConfig(0.7, top_p=0.9)
+    for seed in range(3):
+        expected, _ = speculative_generate(make(net), None, [1, 2, 3], 60, sampling, seed)
+        for draft in drafts.values():
+            made, _ = speculative_generate(make(net), draft, [1, 2, 3], 60, sampling, seed)
+            assert made == expected
+            draft.remove(0)
