@@ -79,6 +79,9 @@ def generate_command(
     overflow: Literal["slide", "refuse"] = "slide",
     dtype: DType = "auto",
     device: str = "auto",
+    draft: str | None = None,
+    draft_tokens: int = 8,
+    stats: bool = False,
     stream: bool = True,
     json: bool = False,
 ) -> None:
@@ -104,6 +107,11 @@ def generate_command(
         overflow: beyond the model's block_size, slide = forget the older half of the context, refuse = stop at once.
         dtype: of the weights; auto = bfloat16 on GPUs, as stored on CPU.
         device: auto, cpu, cuda, cuda:1, ...
+        draft: what guesses ahead, so that a step may give several tokens; a seed gives the same text, sooner or at the
+            same speed: ngram = the text itself, early_exit:N = the model's first N layers, else a smaller model with
+            the same tokenizer.
+        draft_tokens: guessed at once at most; how many are, depends on what they bring.
+        stats: report tokens, seconds and what came of the draft on standard error.
         stream: print text as it appears (one prompt, one sample), instead of when it is complete.
         json: print one JSON object per continuation: prompt, text, tokens, finish.
     """
@@ -135,9 +143,28 @@ def generate_command(
         read, embeds = prompts_with_picture(vision, tokenizer, prompts, image)
         overflow = "refuse"
         max_new_tokens = min(max_new_tokens, max(net.config.block_size - max(map(len, read)) + 1, 1))
+    drafter = None
+    if draft is not None:
+        from lightning_gpt.cli.draft import open_drafter
+
+        drafter = open_drafter(draft, net, tokenizer, draft_tokens, len(prompts), resolve_dtype(dtype, where), where)
     pieces = generate_text(
-        net, tokenizer, read, max_new_tokens, sampling, stops, seed, overflow, embeds, banned_ids=banned
+        net,
+        tokenizer,
+        read,
+        max_new_tokens,
+        sampling,
+        stops,
+        seed,
+        overflow,
+        embeds,
+        banned_ids=banned,
+        drafter=drafter,
     )
+    if stats:
+        from lightning_gpt.cli.draft import with_stats
+
+        pieces = with_stats(pieces, drafter)
     if stream and len(prompts) == 1 and not json:
         sys.stdout.write(prompts[0])
         for piece in pieces:

@@ -10,6 +10,7 @@ from lightning_gpt.inference.engine_config import EngineConfig
 from lightning_gpt.inference.request import Overflow, Request
 from lightning_gpt.inference.runners import make_runner
 from lightning_gpt.inference.sampling import SamplingConfig
+from lightning_gpt.inference.speculator import Drafter
 from lightning_gpt.nn import GPT
 from lightning_gpt.text.tokenizer import Tokenizer
 
@@ -26,6 +27,7 @@ def engine_for(
     tokenizer: Tokenizer | None = None,
     vocab_size: int | None = None,
     max_running: int = MAX_ROWS,
+    drafter: Drafter | None = None,
 ) -> Engine:
     """An engine with room for these requests, so that none is set back.
 
@@ -34,6 +36,7 @@ def engine_for(
         requests: of which at most max_running are computed side by side.
         tokenizer, vocab_size: as Engine.
         max_running: less takes less memory.
+        drafter: as Engine.
     """
     size = net.config.block_size
     lengths = (min(len(one.prompt) + one.max_new_tokens, size) for one in requests)
@@ -41,7 +44,7 @@ def engine_for(
     rows = max(len(needs), 1)
     # The scheduler starts a row only if a block is left for each that runs.
     config = EngineConfig(rows, max(TOKEN_BUDGET, rows), sum(needs) + rows, block_size=BLOCK_SIZE)
-    return Engine(make_runner(net), tokenizer, config, vocab_size)
+    return Engine(make_runner(net), tokenizer, config, vocab_size, drafter)
 
 
 class Generation:

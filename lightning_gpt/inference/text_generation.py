@@ -8,6 +8,7 @@ from torch import Tensor
 from lightning_gpt.inference.generation import engine_for
 from lightning_gpt.inference.request import Finish, Overflow, Request
 from lightning_gpt.inference.sampling import SamplingConfig
+from lightning_gpt.inference.speculator import Drafter
 from lightning_gpt.nn import GPT
 from lightning_gpt.text.tokenizer import Tokenizer
 
@@ -57,6 +58,7 @@ def generate_text(
     prompt_embeds: Sequence[Tensor | None] | None = None,
     banned_ids: Sequence[int] = (),
     end_ids: Collection[int] | None = None,
+    drafter: Drafter | None = None,
 ) -> Iterator[TextPiece]:
     """Continues texts side by side.
 
@@ -72,6 +74,7 @@ def generate_text(
         prompt_embeds: see Request.embeds; they belong to prompts given as ids, and need overflow=refuse.
         banned_ids: never drawn, such as the token that stands for a picture.
         end_ids: end a row and are not written; None = the tokenizer's.
+        drafter: guesses at what follows; see Engine.
 
     Raises:
         ValueError: a prompt that the tokenizer cannot write or that does not fit.
@@ -96,7 +99,7 @@ def generate_text(
     if not requests or not max_new_tokens:
         return
     counts = [0] * len(ids)
-    for place, output in engine_for(net, requests, tokenizer).stream(*requests):
+    for place, output in engine_for(net, requests, tokenizer, drafter=drafter).stream(*requests):
         counts[place] += 1
         if output.text or output.finish:
             yield TextPiece(place, output.text, counts[place], output.finish)

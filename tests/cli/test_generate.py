@@ -127,7 +127,7 @@ def test_a_vision_language_model_continues_text_too(tiny_llava, picture, capsys)
     (blind,) = continued(tiny_llava, "What?", None, capsys)
     assert "<image>" not in blind
     assert continued(tiny_llava, "What?", picture, capsys) != [blind]
-    generate_command(str(tiny_llava), "What?", image=picture, max_new_tokens=500, json=True)
+    generate_command(str(tiny_llava), "What?", image=picture, max_new_tokens=500, temperature=0, json=True)
     about = json.loads(capsys.readouterr().out)
     assert about["finish"] == "length"
     assert about["tokens"] == 96 - len("\nWhat?") - 4 + 1
@@ -147,3 +147,45 @@ def test_what_cannot_be_seen_is_refused(options, message, tiny_llava, model, pic
     given["model"] = model if given["model"] == "text" else given["model"]
     with pytest.raises(ValueError, match=message):
         generate_command(**given)
+
+
+@pytest.fixture
+def smaller(tmp_path):
+    torch.manual_seed(1)
+    save_model(tmp_path / "smaller", GPT(GPTConfig(**SHAPE)), byte_tokenizer(end_of_text=True))
+    return str(tmp_path / "smaller")
+
+
+@pytest.fixture
+def deep(tmp_path):
+    torch.manual_seed(0)
+    save_model(tmp_path / "deep", GPT(GPTConfig(**{**SHAPE, "n_layer": 3})), byte_tokenizer(end_of_text=True))
+    return str(tmp_path / "deep")
+
+
+def test_drafts_change_no_text_and_are_reported(deep, smaller, capsys):
+    generate_command(deep, "To be, or not to be", max_new_tokens=40, top_k=2)
+    expected = capsys.readouterr()
+    assert not expected.err
+    for draft in ("ngram", "early_exit:1", smaller):
+        generate_command(deep, "To be, or not to be", max_new_tokens=40, top_k=2, draft=draft, stats=True)
+        given = capsys.readouterr()
+        assert given.out == expected.out
+        assert "40 tokens in " in given.err
+        assert "tokens/s; drafts: " in given.err
+    generate_command(deep, "To be", max_new_tokens=3, stats=True, json=True)
+    assert "drafts" not in capsys.readouterr().err
+
+
+def test_drafts_that_cannot_be(deep, tmp_path):
+    other = tmp_path / "other"
+    save_model(other, GPT(GPTConfig(**{**SHAPE, "vocab_size": 256})), byte_tokenizer())
+    for draft, message in (
+        ("early_exit", "needs a number of layers"),
+        ("early_exit:3", "layers=3 must be from 1 to 2"),
+        (str(other), "another tokenizer"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            generate_command(deep, "To be", draft=draft)
+    with pytest.raises(ValueError, match="draft_tokens=0"):
+        generate_command(deep, "To be", draft="ngram", draft_tokens=0)
