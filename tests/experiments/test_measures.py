@@ -8,6 +8,7 @@ import torch
 from lightning_gpt.experiments.measures.batching import Trace, drive, measure_batching, random_requests, summary
 from lightning_gpt.experiments.measures.cache_types import ChannelKeysCache, attention_error, measure_cache
 from lightning_gpt.experiments.measures.cache_use import measure_cache_use
+from lightning_gpt.experiments.measures.draft_length import measure_drafts
 from lightning_gpt.experiments.measures.perplexity import held_out_windows, losses, perplexity
 from lightning_gpt.hub import open_model
 from lightning_gpt.inference.engine import Engine
@@ -112,3 +113,15 @@ def test_summary_of_traces():
 def test_an_unknown_loop():
     with pytest.raises(ValueError, match="loop='half' must be closed or open"):
         list(measure_batching(SHAPE, 1, "half", [1], [2, 3], [2, 3], seed=1))
+
+
+def test_rows_of_drafts(tiny_model, text):
+    given = {"text": str(text), "lengths": [1, 3], "prompts": 2, "prompt": 20, "new": 12, "seed": 1}
+    for draft, more in (("ngram", {"copied": True}), (str(tiny_model), {}), ("early_exit", {"temperature": 1.0})):
+        rows = list(measure_drafts(str(tiny_model), draft, **given, **more))
+        assert [row["step"] for row in rows] == [1, 3]
+        assert all(0 <= row["draft/acceptance"] <= 1 and row["draft/speedup"] > 0 for row in rows)
+        assert all(1 <= row["draft/tokens_per_step"] <= 1 + row["step"] for row in rows)
+        if draft == str(tiny_model):  # its own draft is always right
+            assert [row["draft/acceptance"] for row in rows] == [1.0, 1.0]
+            assert rows[1]["draft/tokens_per_step"] > 2
