@@ -68,4 +68,4 @@ def with_stats(pieces: Iterator[TextPiece], drafter: Speculator | None) -> Itera
         yield piece
     seconds, made = perf_counter() - started, sum(tokens.values())
     line = f"{made} tokens in {seconds:.2f} s, {made / seconds:.1f} tokens/s"
-    print(line if drafter is None else f"{line}; {drafter.stats()}", file=sys.stderr)
+    print("\n" + (line if drafter is None else f"{line}; {drafter.stats()}"), file=sys.stderr)

@@ -81,6 +81,7 @@ class NativeRunner:
         self.config, self.device, self.threads = config, torch.device("cpu"), threads
         own = net.token_embedding.weight.dtype
         self.weights = weights or ("bfloat16" if own == torch.bfloat16 else "float32")
+        self._exact = self.weights == "float32" and any(type(part) is nn.Linear for part in net.blocks.modules())
         self._library, self._kept = library, []
         shape = Shape(
             *(config.n_layer, config.n_head, config.kv_heads, config.head_size, config.n_embd, config.hidden_size),
@@ -101,9 +102,9 @@ class NativeRunner:
             self._give(net)
 
     def make_cache(self, blocks: int, block_size: int = 16, dtype: torch.dtype | str | None = None) -> NativeCache:
-        """As Runner; bfloat16 for networks whose weights are not float32. Raises as NativeCache."""
+        """As Runner; bfloat16 for networks whose layers have no float32 weights. Raises as NativeCache."""
         if dtype is None:
-            dtype = torch.float32 if self.weights == "float32" else torch.bfloat16
+            dtype = torch.float32 if self._exact else torch.bfloat16
         return NativeCache(self.config, blocks, block_size, dtype)
 
     def forward(self, step: StepInput, cache: NativeCache, layers: int | None = None) -> Tensor:

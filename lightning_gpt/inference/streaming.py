@@ -55,7 +55,7 @@ class StreamDecoder:
 
 
 class ByteStreamDecoder:
-    """A StreamDecoder for tokenizers that join bytes: nothing is decoded twice, which takes a tenth of the time.
+    """A StreamDecoder for tokenizers that join bytes: nothing is decoded twice.
 
     Args:
         tokenizer: with joins_bytes.

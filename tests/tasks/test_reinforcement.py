@@ -245,7 +245,7 @@ def test_verifiable_answers_are_learnt(post_train, tiny_model, as_lines, tmp_pat
         tmp_path / "sft.jsonl",
         [{"prompt": row["prompt"], "completion": letter} for row in rows[:4] for letter in "wxyz"],
     )
-    # Three times as fast, and the policy says one letter to all before it has learnt, with two seeds of three.
+    # At a higher rate the policy may say one letter to all before it has learnt.
     slow = {"optimizer": {"class_path": "lightning_gpt.optim.AdamW", "init_args": {"lr": 1e-3}}}
     warm = post_train(
         "SFT",
