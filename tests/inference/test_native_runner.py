@@ -8,9 +8,11 @@ from test_steps import run_plan as run_blocks
 from lightning_gpt.inference.kernels.library import load_library
 from lightning_gpt.inference.native_runner import NativeRunner, why_not
 from lightning_gpt.inference.runner import StepInput, TorchRunner
+from lightning_gpt.inference.runners import make_runner
 from lightning_gpt.nn import GPT, GPTConfig
 from lightning_gpt.nn.moe_config import MoEConfig
 from lightning_gpt.nn.paged_cache import Span
+from lightning_gpt.nn.quantized_linear import QuantizedLinear
 
 MORE = {
     "post": {"norm_place": "post"},
@@ -64,6 +66,41 @@ def test_smaller_weights_are_as_near_as_their_rounding(settings, weights, error)
     assert 1e-4 < distance(made, logits) < error
     plain = run_plan(NativeRunner(net, weights, tiles=False), torch.float32)[0]
     assert distance(plain, made) < 1e-2 * error if weights == "int8" else distance(plain, made) < error
+
+
+def quantized(net: GPT, bits: int, group: int | None, act_bits: int | None) -> GPT:
+    """Every layer of the blocks rounded to the nearest."""
+    for block in net.blocks:
+        for module in block.modules():
+            for name, linear in list(module.named_children()):
+                if type(linear) is torch.nn.Linear:
+                    groups = linear.weight.detach().unflatten(1, (-1, group or linear.in_features))
+                    scale = groups.abs().amax(-1) / (2 ** (bits - 1) - 1)
+                    values = (groups / scale[..., None]).round().flatten(1).to(torch.int8)
+                    layer = QuantizedLinear.from_values(values, scale, linear.bias, bits, act_bits)
+                    setattr(module, name, layer)
+    return net
+
+
+@pytest.mark.parametrize("tiles", [True, False])
+@pytest.mark.parametrize(
+    "bits, group, act_bits", [(8, None, 8), (8, None, None), (8, 32, None), (4, 32, None), (4, 64, None)]
+)
+@pytest.mark.parametrize("name", ["llama", "qwen", "wide"])
+def test_quantized_layers_equal_the_twins(name, bits, group, act_bits, tiles):
+    net = quantized(network(**ALL[name], ffn_hidden=192), bits, group, act_bits)
+    logits, _ = run_plan(TorchRunner(net))
+    made = run_plan(NativeRunner(net, tiles=tiles), torch.float32)[0]
+    # Layers of 8-bit inputs multiply whole numbers; the others take theirs in bfloat16.
+    assert distance(made, logits) < (1e-3 if act_bits else 0.015)
+    assert NativeRunner(net).make_cache(1).dtype == torch.bfloat16
+
+
+def test_groups_that_the_steps_of_the_products_do_not_divide_are_left_to_the_twin():
+    net = quantized(network(n_embd=64), 4, 16, None)
+    assert why_not(net) == "groups of 16 in blocks.0.attention.qkv, no multiple of 32"
+    assert isinstance(make_runner(net), TorchRunner)
+    assert isinstance(make_runner(network(n_embd=64)), NativeRunner)
 
 
 @pytest.mark.parametrize("name", ["wide", "wider", "llama"])
