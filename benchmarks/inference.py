@@ -98,9 +98,10 @@ def measure(cell: Cell, options: argparse.Namespace) -> dict:
         file.flush()
         command = [python, str(HERE / f"{ENGINES[engine][0]}.py"), file.name]
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    if done.returncode == 0:
-        return json.loads(done.stdout.splitlines()[-1])
-    lines = done.stderr.strip().splitlines()
+    found = [line for line in done.stdout.splitlines() if line.startswith('{"')]  # engines may talk after it
+    if done.returncode == 0 and found:
+        return json.loads(found[-1])
+    lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
     return {"error": lines[-1] if lines else f"exit status {done.returncode}"}
 
 
@@ -140,7 +141,7 @@ def table(name: str, cells: dict[Cell, dict]) -> str:
                 row += ["-" if cell is None else f"failed: {cell['error'][:60]}", "-"]
                 continue
             ratio = f" ({cell['tokens_per_second'] / best[setting]:.2f})" if engine == "ours" and best[setting] else ""
-            row += [f"{cell['tokens_per_second']:,.0f}{ratio}", f"{cell['equal']:.0%}"]
+            row += [f"{cell['tokens_per_second']:,.0f}{ratio}", f"{cell['equal']:.0%}" if "equal" in cell else "-"]
         if any(value != "-" for value in row[1:]):
             rows.append(row)
     headings = ["engine", *(part for setting in settings for part in (setting, "equal"))]
@@ -230,8 +231,8 @@ def main() -> None:
             print(f"round {turn + 1}/{options.rounds}, {number}/{len(asked)}: {' '.join(cell)}: {told}", flush=True)
         for cell, kept in cells.items():
             reference = (cells.get((cell[0], other, "float32"), {}) for other in ("transformers", "ours"))
-            expected = next((one["tokens"] for one in reference if "tokens" in one), kept.get("tokens"))
-            if "tokens" in kept:
+            expected = next((one["tokens"] for one in reference if "tokens" in one), None)
+            if "tokens" in kept and expected is not None:
                 kept["equal"] = equal_share(kept["tokens"], expected)
         content["cells"] = [
             {"workload": name, "engine": engine, "setting": setting}
