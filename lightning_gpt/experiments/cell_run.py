@@ -57,7 +57,7 @@ def read_state(cell: Cell) -> CellState | None:
 def write_state(cell: Cell, state: CellState) -> None:
     """Replaces state.json, whole or not at all."""
     path = cell.directory / STATE_FILE
-    temporary = path.with_suffix(".tmp")
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
     temporary.write_text(json.dumps(asdict(state), indent=2) + "\n")
     os.replace(temporary, path)
 

@@ -78,7 +78,7 @@ def write_report(results: dict[str, Any], directory: Path) -> Path:
     pictures = (f"{prefix}{variant}.png" for prefix in PICTURES.values() for variant in results["variants"])
     figures += [name for name in pictures if (directory / name).exists()]
     path = directory / REPORT_FILE
-    temporary = path.with_suffix(".tmp")
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
     temporary.write_text(report_text(results, figures), encoding="utf-8")
     os.replace(temporary, path)
     return path

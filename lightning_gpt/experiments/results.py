@@ -78,7 +78,7 @@ def save_results(results: dict[str, Any], directory: Path) -> Path:
     """Writes results.json, whole or not at all."""
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / RESULTS_FILE
-    temporary = path.with_suffix(".tmp")
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
     temporary.write_text(_compact(results) + "\n", encoding="utf-8")
     os.replace(temporary, path)
     return path
@@ -117,7 +117,7 @@ def save_pictures(cells: list[Cell], directory: Path) -> None:
             drawn = cell.directory / "version_0" / name
             if cell.seed == cells[0].seed and drawn.exists():
                 path = directory / f"{prefix}{cell.variant}.png"
-                temporary = path.with_suffix(".tmp")
+                temporary = path.with_suffix(f".{os.getpid()}.tmp")
                 if prefix == FOUND_PREFIX:
                     _lighter(drawn, temporary)
                 else:

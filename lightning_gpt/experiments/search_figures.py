@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -162,7 +163,7 @@ def _top(values: list[float]) -> float:
 
 
 def _save(figure: Any, path: Path) -> Path:
-    temporary = path.with_name(f".{path.name}")
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")  # processes that search together draw at once
     figure.savefig(temporary, dpi=100, format="png")
     temporary.replace(path)
     return path

@@ -22,9 +22,9 @@ class Planted:
         return self.scale * random.Random(one + other).gauss(0, 1)
 
 
-def count_e(prompts, completions, **columns):
-    """A function is a reward too."""
-    return [float(text.count("e")) for text in completions]
+def distinct(prompts, completions, **columns):
+    """A function is a reward too: this one differs between short random texts."""
+    return [float(len(set(text))) for text in completions]
 
 
 def broken(prompts, completions, **columns):

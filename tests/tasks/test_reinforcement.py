@@ -86,7 +86,7 @@ def test_nothing_has_moved_before_the_first_update(post_train, tiny_model, pair_
         "PromptData",
         {
             "init_from": str(tiny_model),
-            "reward": "planted_reward.count_e",
+            "reward": "planted_reward.distinct",
             "max_new_tokens": 8,
             "epochs": 1,
             **adapters,
