@@ -78,10 +78,9 @@ def test_limits_are_of_a_machine():
 def test_peak_memory_is_that_of_the_work():
     with PeakMemory(torch.device("cpu")) as before:
         pass
-    with PeakMemory(torch.device("cpu")) as peak:
-        with mmap.mmap(-1, 2**28) as fresh:  # not from what other tests have freed
-            for page in range(0, 2**28, mmap.PAGESIZE):
-                fresh[page] = 1
+    with PeakMemory(torch.device("cpu")) as peak, mmap.mmap(-1, 2**28) as fresh:  # not from what tests have freed
+        for page in range(0, 2**28, mmap.PAGESIZE):
+            fresh[page] = 1
     assert peak.bytes - before.bytes > 2**27
 
 
