@@ -187,6 +187,16 @@ def test_long_prompts_and_large_vocabularies():
         assert 1e-5 < distance(rounded, logits) < 5e-3
 
 
+def test_a_compiler_that_refuses_is_told_once_and_done_without(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("CXX", "false")
+    with pytest.warns(UserWarning, match="computed by PyTorch, which is slower: .*false failed on .*network.cpp"):
+        assert load_library.__wrapped__() is None
+    assert not list(tmp_path.rglob("*.so"))
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert load_library.__wrapped__() is None
+
+
 def test_what_it_does_not_know_is_said():
     assert "experts" in why_not(network(n_embd=64, moe=MoEConfig(experts=2, top_k=1)))
     assert "float64" in why_not(network().double())

@@ -8,6 +8,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+import warnings
 from pathlib import Path
 
 SOURCE = Path(__file__).parent
@@ -72,11 +73,8 @@ def _compile(compiler: str, path: Path) -> None:
 @functools.cache
 def load_library() -> ctypes.CDLL | None:
     """The library, compiled if this machine has not done so yet (about ten seconds); None without a C++ compiler, on
-    another system than Linux on x86-64, or with LIGHTNING_GPT_NATIVE=0 in the environment.
-
-    Raises:
-        RuntimeError: the compiler refused; its words.
-    """
+    another system than Linux on x86-64, or with LIGHTNING_GPT_NATIVE=0 in the environment. Warns if the compiler
+    ($CXX, else g++) refuses, in its words, and gives None."""
     if os.environ.get("LIGHTNING_GPT_NATIVE") == "0":
         return None
     compiler = shutil.which(os.environ.get("CXX") or "g++")
@@ -87,7 +85,11 @@ def load_library() -> ctypes.CDLL | None:
     known = "\0".join((*sources, *FLAGS, version, _processor()))
     path = cache_directory() / f"network-{hashlib.sha256(known.encode()).hexdigest()[:16]}.so"
     if not path.exists():
-        _compile(compiler, path)
+        try:
+            _compile(compiler, path)
+        except (RuntimeError, OSError) as error:
+            warnings.warn(f"generation is computed by PyTorch, which is slower: {error}", stacklevel=2)
+            return None
     library = ctypes.CDLL(str(path))
     pointer, number = ctypes.c_void_p, ctypes.c_int
     library.network_new.restype, library.network_new.argtypes = pointer, [pointer]
