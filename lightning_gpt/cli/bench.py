@@ -58,9 +58,11 @@ def bench_command(
     where = resolve_device(device)
     net = opened(model, resolve_dtype(dtype, where), where)
     kind = None if cache == "auto" else cache_type(cache)
-    found = bench(net, make_runner(net), batches, prompts, new, kind, repeats)
+    runner = make_runner(net)
+    found = bench(net, runner, batches, prompts, new, kind, repeats)
     content = {
         "model": model,
+        "runner": type(runner).__name__,
         "command": command_line("bench", bench_command, given),
         "parameters": sum(parameter.numel() for parameter in net.parameters()),
         "hardware": hardware(),
@@ -149,7 +151,7 @@ def summary(content: dict[str, Any]) -> str:
     return "\n".join(
         [
             f"{content['parameters']:,} parameters, {content['weight_bytes'] / 1e6:,.1f} MB of weights read a step "
-            f"(mostly {weights}), keys and values in {cache}",
+            f"(mostly {weights}), keys and values in {cache}, computed by {content['runner']}",
             f"limits measured now: {limits['read_bytes_per_second'] / 1e9:.1f} GB/s read, "
             f"{limits['gemm_flops_per_second'] / 1e9:,.0f} GFLOP/s in products of {limits['gemm_type']}",
             *lines,

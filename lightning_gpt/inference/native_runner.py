@@ -25,7 +25,7 @@ PLACES = ("pre", "post", "sandwich")
 ACTIVATIONS = {"relu": 0, "gelu": 1, "geglu": 1, "gelu_tanh": 2, "relu2": 3, "swiglu": 4}
 KINDS = {"float32": 0, "bfloat16": 1, "int8": 2}
 W8, W4 = 3, 4
-LANES, QUAD, GROUP = 16, 64, 32
+LANES, QUAD, GROUP, WIDEST_HEAD = 16, 64, 32, 512
 
 
 LAYERS = ("attention.qkv", "attention.out", "feed_forward.up", "feed_forward.gate_up", "feed_forward.down")
@@ -41,6 +41,8 @@ def why_not(net: GPT) -> str | None:
     for name in ("n_embd", "head_size", "hidden_size"):
         if getattr(config, name) % LANES:
             return f"{name}={getattr(config, name)}, no multiple of {LANES}"
+    if config.head_size > WIDEST_HEAD:
+        return f"head_size={config.head_size}, above {WIDEST_HEAD}"
     for name, module in net.named_modules():
         known = type(module) in (nn.Linear, QuantizedLinear)
         if name.endswith((*LAYERS, "head")) and not known:
@@ -112,8 +114,12 @@ class NativeRunner:
 
         Args:
             layers: only so many, then the last norm and the head (early exit); None = all.
+
+        Raises:
+            IndexError: an id, position or block that is not there.
         """
         spans = step.spans
+        self._check(step, cache)
         positions, places, tables = array("i"), array("i"), array("i")
         length = max(-(-(span.past + span.count) // cache.block_size) for span in spans)
         for span in spans:
@@ -139,6 +145,18 @@ class NativeRunner:
         )
         self._library.network_forward(self._handle, ctypes.addressof(given))
         return logits
+
+    def _check(self, step: StepInput, cache: NativeCache) -> None:
+        """What PyTorch would notice by itself: the C++ reads and writes wherever it is told."""
+        if not 0 <= min(step.tokens) <= max(step.tokens) < self.config.vocab_size:
+            raise IndexError(f"a token id is outside the vocabulary of {self.config.vocab_size}")
+        for span in step.spans:
+            end = span.past + span.count
+            if end > self.config.block_size:
+                raise IndexError(f"position {end - 1} is beyond block_size={self.config.block_size}")
+            used = span.blocks[: -(-end // cache.block_size)]
+            if len(used) * cache.block_size < end or not 0 <= min(used) <= max(used) < cache.blocks:
+                raise IndexError(f"blocks {list(used)} do not hold {end} positions in a cache of {cache.blocks} blocks")
 
     def _give(self, net: GPT) -> None:
         """Hands over every weight."""

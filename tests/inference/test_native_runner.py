@@ -197,9 +197,33 @@ def test_a_compiler_that_refuses_is_told_once_and_done_without(monkeypatch, tmp_
     assert load_library.__wrapped__() is None
 
 
+@pytest.mark.parametrize(
+    "tokens, span, message",
+    [
+        ([61], Span(0, 1, 0, [0]), "vocabulary of 61"),
+        ([-1], Span(0, 1, 0, [0]), "vocabulary of 61"),
+        ([1], Span(0, 1, 64, [0, 1, 2, 3, 0]), "position 64 is beyond block_size=64"),
+        ([1], Span(0, 1, 16, [0]), "do not hold 17 positions"),
+        ([1], Span(0, 1, 0, [4]), "cache of 4 blocks"),
+    ],
+)
+def test_memory_that_is_not_there_is_never_touched(tokens, span, message):
+    runner = NativeRunner(network(n_embd=64))
+    with pytest.raises(IndexError, match=message):
+        runner.forward(StepInput(tokens, [span], [0]), runner.make_cache(4))
+
+
+def test_autocast_reaches_the_products():
+    net = network(**ALL["llama"])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        runner = make_runner(net)
+    assert (runner.weights, make_runner(net).weights) == ("bfloat16", "float32")
+
+
 def test_what_it_does_not_know_is_said():
     assert "experts" in why_not(network(n_embd=64, moe=MoEConfig(experts=2, top_k=1)))
     assert "float64" in why_not(network().double())
+    assert why_not(network(n_embd=64, n_head=1, head_dim=528)) == "head_size=528, above 512"
     odd = network(n_embd=64)
     odd.blocks[1].feed_forward.up = torch.nn.Sequential(odd.blocks[1].feed_forward.up)
     assert why_not(odd) == "Sequential as blocks.1.feed_forward.up"

@@ -12,6 +12,7 @@ from lightning_gpt.hub import open_model
 from lightning_gpt.inference.measure import random_prompts, time_generation
 from lightning_gpt.inference.runners import make_runner
 from lightning_gpt.nn import GPT
+from lightning_gpt.quantization.settings import nbytes
 from lightning_gpt.text.tokenizer import Tokenizer
 
 
@@ -71,7 +72,7 @@ def measure_weights(
         if method in CALIBRATED:
             ids = calibration_ids(calibration, tokenizer, samples, sample_tokens, net.config.block_size, seed)
         quantize_network(net, settings, ids)
-        size = stored_bytes(net)
+        size = nbytes(net)
     found = {"weights/megabytes": size / 1e6, "val/perplexity": perplexity(net, windows)}
     runner = make_runner(net)
     for rows in (1, 16):
@@ -85,15 +86,9 @@ def measure_weights(
 def converted(net: GPT, dtype: str) -> tuple[GPT, int]:
     """The network in another type, and the bytes of what it saves."""
     if dtype == "float16" and net.token_embedding.weight.device.type == "cpu":
-        return net.half().float(), stored_bytes(net) // 2
+        return net.half().float(), nbytes(net) // 2
     net = net.to(getattr(torch, dtype))
-    return net, stored_bytes(net)
-
-
-def stored_bytes(net: GPT) -> int:
-    """Of all that a network saves; what is shared counts once."""
-    tensors = {one.data_ptr(): one.nbytes for one in net.state_dict().values() if isinstance(one, torch.Tensor)}
-    return sum(tensors.values())
+    return net, nbytes(net)
 
 
 def accuracy(net: GPT, tokenizer: Tokenizer, task: str, questions: int, data: Path, seed: int) -> float:

@@ -116,28 +116,35 @@ inline void pack(Matrix& w, Kind kind, int N, int K, int group, const void* sour
   if (kind == W8A8) w.sums = (int32_t*)big_memory((size_t)count * 4);
   if (bias) w.bias = (float*)big_memory((size_t)count * 4);
   int per = kind == W8A8 ? 4 : 2;  // numbers of K that stand together
+  // A panel at a time: sixteen outputs share the lines that are written.
 #pragma omp parallel for schedule(static)
-  for (int i = 0; i < count; ++i) {
-    int n = rows[i], lane = i % LANES;
-    uint8_t* panel = w.data + (size_t)(i / LANES) * w.steps * panel_bytes(kind);
-    if (n < 0) {
-      for (int k = 0; kind == W4 && k < 16 * w.steps; ++k) panel[16 * k + lane] = 0x88;  // zero is written as 8
+  for (int p = 0; p < count / LANES; ++p) {
+    uint8_t* panel = w.data + (size_t)p * w.steps * panel_bytes(kind);
+    for (int lane = 0; lane < LANES; ++lane) {
+      const int i = p * LANES + lane, n = rows[i];
+      if (n < 0) continue;
+      if (w.scale)
+        for (int g = 0; g < w.groups; ++g)
+          w.scale[((size_t)p * w.groups + g) * LANES + lane] = scale[(size_t)n * w.groups + g];
+      if (bias) w.bias[i] = bias[n];
+      for (int k = 0; w.sums && k < K; ++k) w.sums[i] += ((const int8_t*)source)[(size_t)n * K + k];
+    }
+    if (kind == W4) {
+      for (int k = 0; k < 16 * w.steps; ++k)
+        for (int lane = 0; lane < LANES; ++lane) {
+          const int n = rows[p * LANES + lane];  // zero is written as 8
+          panel[16 * k + lane] = n >= 0 && 2 * k < K ? ((const uint8_t*)source)[(size_t)n * K / 2 + k] : 0x88;
+        }
       continue;
     }
-    if (kind == W4)
-      for (int k = 0; k < 16 * w.steps; ++k)
-        panel[16 * k + lane] = 2 * k < K ? ((const uint8_t*)source)[(size_t)n * K / 2 + k] : 0x88;
-    else
-      for (int k = 0; k < K; ++k) {
-        size_t from = (size_t)n * K + k, to = (size_t)(k / per) * LANES * per + lane * per + k % per;
+    for (int k = 0; k < K; ++k)
+      for (int lane = 0; lane < LANES; ++lane) {
+        const int n = rows[p * LANES + lane];
+        if (n < 0) continue;
+        const size_t from = (size_t)n * K + k, to = (size_t)(k / per) * LANES * per + lane * per + k % per;
         if (kind == F32) ((float*)panel)[LANES * k + lane] = ((const float*)source)[from];
         else if (kind == BF16) ((uint16_t*)panel)[to] = ((const uint16_t*)source)[from];
         else panel[to] = ((const uint8_t*)source)[from];
-        if (kind == W8A8) w.sums[i] += ((const int8_t*)source)[from];
       }
-    if (w.scale)
-      for (int g = 0; g < w.groups; ++g)
-        w.scale[((size_t)(i / LANES) * w.groups + g) * LANES + lane] = scale[(size_t)n * w.groups + g];
-    if (bias) w.bias[i] = bias[n];
   }
 }
