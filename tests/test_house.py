@@ -31,6 +31,8 @@ FLOORS = {
     "evaluation": 3,
     "quantization": 3,
     "experiments": 4,
+    "load": 4,
+    "serving": 4,
     "cli": 5,
 }
 GROUND = {folder for folder, floor in FLOORS.items() if floor == 1}
@@ -38,6 +40,8 @@ STRANGERS = {"nn", "text", "optim", "hub", "data", "inference", "parallel"}
 """Folders that do not import others of their own floor."""
 KNOWS_LIGHTNING = {"data", "parallel", "tasks", "callbacks", "experiments", "cli"}
 OPTIONAL = {"transformers", "bitsandbytes", "datasets", "pyarrow", "matplotlib", "huggingface_hub", "peft"}
+LIGHT = {"load", "serving"}
+"""Folders whose modules load neither torch nor what is above it, workers apart: the gateway stays small."""
 KNOWS_FILES = {"pathlib", "io", "os", "shutil", "tempfile", "pickle", "zipfile"}
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 TRAINERS = sorted((ROOT / "configs" / "trainer").glob("*.yaml"))
