@@ -145,9 +145,17 @@ def generate_command(
         max_new_tokens = min(max_new_tokens, max(net.config.block_size - max(map(len, read)) + 1, 1))
     drafter = None
     if draft is not None:
-        from lightning_gpt.cli.draft import open_drafter
+        from lightning_gpt.hub import open_model
+        from lightning_gpt.inference.drafter_choice import open_drafter
 
-        drafter = open_drafter(draft, net, tokenizer, draft_tokens, len(prompts), resolve_dtype(dtype, where), where)
+        drafter = open_drafter(
+            draft,
+            net,
+            tokenizer,
+            draft_tokens,
+            len(prompts),
+            lambda name: open_model(name, resolve_dtype(dtype, where), where),
+        )
     pieces = generate_text(
         net,
         tokenizer,

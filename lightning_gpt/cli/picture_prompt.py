@@ -28,9 +28,9 @@ def prompts_with_picture(
     """
     from lightning_gpt.data.pictures import open_picture
     from lightning_gpt.hub.llava_opening import image_token
-    from lightning_gpt.inference.text_generation import prompt_ids
     from lightning_gpt.nn.pixels import to_pixels
     from lightning_gpt.nn.vision_language import expand_image_tokens
+    from lightning_gpt.text.prompts import prompt_ids
 
     token = image_token(vision, tokenizer)
     for prompt in prompts:

@@ -1,9 +1,9 @@
 import torch
 
 from lightning_gpt.inference import SamplingConfig, generate, generate_text
-from lightning_gpt.inference.text_generation import prompt_ids
 from lightning_gpt.text.byte import byte_tokenizer
 from lightning_gpt.text.char import char_tokenizer
+from lightning_gpt.text.prompts import prompt_ids
 from lightning_gpt.text.roles import Roles
 from lightning_gpt.text.tokenizer import Tokenizer
 
