@@ -16,7 +16,7 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-class QueueFull(Exception):  # noqa: N818 as asyncio's
+class QueueFull(Exception):
     """The queue holds as many requests as it may."""
 
 
