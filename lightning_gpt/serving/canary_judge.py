@@ -28,7 +28,7 @@ class JudgeConfig:
     min_requests: int = 30
     """Of the canary, before the first look."""
     every: int = 10
-    """Requests of the canary between looks."""
+    """Requests of the canary between looks, or a tenth of those in the window if that is more."""
     window: int = 500
     """Latest requests of the canary that are looked at."""
     stable_per_canary: int = 4
@@ -81,7 +81,8 @@ class CanaryJudge:
         self._latest.clear()
         self._canary.append((ok, latency_s))
         self._since_look += 1
-        if len(self._canary) < self.config.min_requests or self._since_look < self.config.every or not self._stable:
+        seen = len(self._canary)
+        if seen < self.config.min_requests or self._since_look < max(self.config.every, seen // 10) or not self._stable:
             return None
         self._since_look = 0
         self.looks += 1
