@@ -108,14 +108,15 @@ class Rollout:
         self._judges: dict[str, CanaryJudge] = {}
 
     def set_weight(self, version: str, weight: float) -> None:
-        """The operator's word: also gives a canary that was rolled back another chance, with an empty record.
+        """The operator's word: also gives a canary that was rolled back another chance. All records begin anew, as
+        other clients are on each side from now on.
 
         Raises:
             ValueError: as VersionRouter.set_weight.
         """
         self.router.set_weight(version, weight)
         self.rolled_back.pop(version, None)
-        self._judges.pop(version, None)
+        self._judges.clear()
 
     def remove(self, version: str) -> None:
         """Forgets a version and its record."""

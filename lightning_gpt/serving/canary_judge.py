@@ -66,9 +66,10 @@ class CanaryJudge:
     def __init__(self, config: JudgeConfig | None = None) -> None:
         self.config = config = config or JudgeConfig()
         self.looks = 0
-        self._canary: deque[_Outcome] = deque(maxlen=config.window)
-        self._stable: deque[_Outcome] = deque(maxlen=config.window * config.stable_per_canary)
-        self._latest: deque[_Outcome] = deque(maxlen=config.stable_per_canary)  # since the canary's last
+        # Each of the canary's with those of the stable version since the one before: they leave the window together,
+        # so that waves of load hit both sides alike.
+        self._window: deque[tuple[_Outcome, tuple[_Outcome, ...]]] = deque(maxlen=config.window)
+        self._latest: deque[_Outcome] = deque(maxlen=config.stable_per_canary)
         self._since_look = 0
 
     def stable(self, ok: bool, latency_s: float | None = None) -> None:
@@ -77,19 +78,21 @@ class CanaryJudge:
 
     def canary(self, ok: bool, latency_s: float | None = None) -> str | None:
         """A request of the canary ended; returns why it must go, None = it may stay."""
-        self._stable.extend(self._latest)
+        self._window.append(((ok, latency_s), tuple(self._latest)))
         self._latest.clear()
-        self._canary.append((ok, latency_s))
         self._since_look += 1
-        seen = len(self._canary)
-        if seen < self.config.min_requests or self._since_look < max(self.config.every, seen // 10) or not self._stable:
+        seen = len(self._window)
+        if seen < self.config.min_requests or self._since_look < max(self.config.every, seen // 10):
             return None
         self._since_look = 0
         self.looks += 1
         return self._look(self.config.alpha * 6 / (math.pi * self.looks) ** 2 / 3)
 
     def _look(self, alpha: float) -> str | None:
-        ours, theirs = self._canary, self._stable
+        ours = [one for one, _ in self._window]
+        theirs = [one for _, group in self._window for one in group]
+        if not theirs:
+            return None
         failed, failed_there = (sum(not ok for ok, _ in outcomes) for outcomes in (ours, theirs))
         share, share_there = failed / len(ours), failed_there / len(theirs)
         if share > share_there + self.config.error_margin:

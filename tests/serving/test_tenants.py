@@ -99,7 +99,7 @@ HASH = "ab" * 32
 )
 def test_a_wrong_file_is_named_with_field_and_mend_in_one_line(tmp_path, content, said):
     path = write(tmp_path / "tenants.yaml", content)
-    with pytest.raises(ValueError, match="tenants.yaml") as error:
+    with pytest.raises(ValueError, match=r"tenants\.yaml") as error:
         TenantBook(path)
     assert said in str(error.value)
     assert "\n" not in str(error.value)
