@@ -54,21 +54,20 @@ const HEADS = {
 };
 
 function failure(problem, again) {
-  const wait = element("span");
-  const button = element("button", { type: "button", class: "link", onclick: again, hidden: !again }, "Try again");
+  const button = element("button", { type: "button", class: "link", onclick: again, hidden: !again });
   const ready = problem.readyAt ?? 0;
   const tick = () => {
     const seconds = Math.ceil((ready - Date.now()) / 1000);
     button.disabled = seconds > 0;
-    wait.textContent = seconds > 0 ? `Free again in ${seconds} s. ` : "";
-    if (seconds > 0) setTimeout(() => wait.isConnected && tick(), 250);
+    button.textContent = seconds > 0 ? `Try again in ${seconds} s` : "Try again";
+    if (seconds > 0) setTimeout(() => button.isConnected && tick(), 250);
   };
   const box = element(
     "div",
     { class: "failure", role: "alert" },
     element("strong", {}, HEADS[problem.status] ?? "That did not work"),
     element("p", {}, problem.message),
-    element("p", { "aria-live": "off" }, wait, button),
+    element("p", { "aria-live": "off" }, button),
   );
   queueMicrotask(tick);
   return box;

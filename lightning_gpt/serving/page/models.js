@@ -20,11 +20,12 @@ function count(number) {
 // "v1 90%, v2 10%"; names alone where there are no weights.
 function versionsInWords(versions) {
   const list = Array.isArray(versions) ? versions : Object.entries(versions ?? {}).map(([name, weight]) => ({ name, weight }));
+  const all = list.reduce((sum, version) => sum + (version.weight ?? 0), 0) || 1;
   return list
     .map((version) => {
       if (typeof version !== "object") return String(version);
       const name = version.name ?? version.id ?? version.version;
-      return version.weight == null || list.length === 1 ? name : `${name} ${Math.round(100 * version.weight)}%`;
+      return version.weight == null || list.length === 1 ? name : `${name} ${Math.round((100 * version.weight) / all)}%`;
     })
     .join(", ");
 }
@@ -37,7 +38,7 @@ export function showModel() {
   const versions = model ? versionsInWords(model.versions) : "";
   if (versions) parts.push(`version${versions.includes(",") ? "s" : ""} ${versions}`);
   if (model) parts.push(model.chat ? "chat" : "completion");
-  info.textContent = parts.join(" · ");
+  info.textContent = info.title = parts.join(" · ");
 }
 
 // Asks the service for its models and keeps the choice where it still exists.
