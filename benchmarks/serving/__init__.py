@@ -1,0 +1,1 @@
+"""What is measured of, and shown of, a running service."""

@@ -1,0 +1,108 @@
+"""The real service as a subprocess, with a small model of random weights."""
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import yaml
+
+START_S = 120.0
+"""A busy machine imports torch slowly."""
+
+
+def small_model(directory: Path, context: int = 4096) -> Path:
+    """Random weights of a LLaMA with byte tokens and nothing that ends a text."""
+    import torch
+
+    from lightning_gpt.hub import save_model
+    from lightning_gpt.nn import GPT, GPTConfig
+    from lightning_gpt.text.byte import byte_tokenizer
+
+    torch.manual_seed(0)
+    llama = {"position": "rotary", "norm": "rmsnorm", "feed_forward": "swiglu", "bias": False, "tie_embeddings": False}
+    shape = {"vocab_size": 256, "block_size": context, "n_layer": 2, "n_head": 2, "n_embd": 64, "init_std": 0.2}
+    save_model(directory, GPT(GPTConfig(**shape, **llama)), byte_tokenizer())
+    return directory
+
+
+class ServiceProcess:
+    """`lightning-gpt serve`, ready when it is there.
+
+    Args:
+        folder: for its configuration and log.
+        settings: service.yaml without host, port and log.
+    """
+
+    def __init__(self, folder: Path, settings: dict) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}/"
+        self.output, self.log = folder / "service.txt", folder / "service.jsonl"
+        content = {"host": "127.0.0.1", "port": self.port, "log": {"path": str(self.log)}, **settings}
+        (folder / "service.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+        command = [sys.executable, "-m", "lightning_gpt", "serve", "--config", str(folder / "service.yaml")]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        with self.output.open("wb") as output:
+            self.process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
+        try:
+            self._wait()
+        except BaseException:
+            self.close()
+            raise
+
+    def _wait(self) -> None:
+        end = time.monotonic() + START_S
+        while not self.ready():
+            assert self.process.poll() is None and time.monotonic() < end, self.output.read_text()[-4000:]
+            time.sleep(0.1)
+
+    def get(self, path: str) -> tuple[int, bytes]:
+        """Status and body."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        try:
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+        finally:
+            connection.close()
+
+    def post(self, path: str, body: dict, **headers: str) -> tuple[int, dict]:
+        """Status and JSON."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        try:
+            connection.request("POST", path, json.dumps(body), {"content-type": "application/json", **headers})
+            answer = connection.getresponse()
+            return answer.status, json.loads(answer.read())
+        finally:
+            connection.close()
+
+    def ready(self) -> bool:
+        """Whether it takes requests."""
+        try:
+            return self.get("/health/ready")[0] == 200
+        except OSError:
+            return False
+
+    def metric(self, name: str) -> float:
+        """Sum over all label values; 0 where there is none."""
+        from prometheus_client.parser import text_string_to_metric_families
+
+        families = text_string_to_metric_families(self.get("/metrics")[1].decode())
+        return sum(sample.value for family in families for sample in family.samples if sample.name == name)
+
+    def close(self) -> int:
+        """Asks it to end; its exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(30)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            return self.process.wait()
