@@ -243,7 +243,7 @@ def _explained(error: ValidationError, kind: type[BaseModel]) -> ApiError:
     field = str(place[0]) if place else None
     where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).removeprefix(".")
     if first["type"] == "missing":
-        return ApiError(400, f"{where} is missing: give it", where, "missing_field")
+        return ApiError(400, f"{where} is missing: give it", field, "missing_field")
     if first["type"] == "extra_forbidden":
         near = difflib.get_close_matches(str(first["loc"][-1]), kind.model_fields, n=1)
         hint = f", did you mean {near[0]}?" if near else ": leave it out"

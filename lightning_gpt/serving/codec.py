@@ -60,11 +60,23 @@ class Codec:
             raise ApiError(400, f"messages: {error}", "messages", "invalid_value") from None
 
     def token_text(self, token: int) -> str:
-        """One token as people read it."""
+        """One token as people read it; bytes that are no characters by themselves as bytes:\\xf0\\x9f, as OpenAI does,
+        so that no two are written alike."""
         found = self._texts.get(token)
         if found is None:
-            found = self._texts[token] = self.tokenizer.token_text(token) if token < self.tokenizer.vocab_size else ""
+            found = self._texts[token] = self._written(token)
         return found
+
+    def _written(self, token: int) -> str:
+        if token >= self.tokenizer.vocab_size:
+            return f"<{token}>"
+        if self.tokenizer.joins_bytes:
+            raw = self.tokenizer.token_bytes(token)
+            try:
+                return raw.decode()
+            except UnicodeDecodeError:
+                return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
+        return self.tokenizer.token_text(token)
 
     def token_bytes(self, token: int) -> list[int]:
         """What one token adds to a text in UTF-8."""

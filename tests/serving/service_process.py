@@ -47,7 +47,7 @@ class ServiceProcess:
         self.output, self.log = folder / "service.txt", folder / "service.jsonl"
         content = {"host": "127.0.0.1", "port": self.port, "log": {"path": str(self.log)}, **settings}
         (folder / "service.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
-        command = [sys.executable, "-m", "lightning_gpt", "serve", "--config", str(folder / "service.yaml")]
+        command = [sys.executable, "-m", "lightning_gpt", "serve", str(folder / "service.yaml")]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         with self.output.open("wb") as output:
             self.process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
