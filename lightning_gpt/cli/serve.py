@@ -1,5 +1,6 @@
 """`lightning-gpt serve`: a model behind an HTTP API."""
 
+import re
 from pathlib import Path
 
 
@@ -43,7 +44,7 @@ def serve_command(
         import uvicorn  # noqa: F401
     except ImportError as error:
         raise ImportError(f"the service needs {error.name}: pip install 'lightning_gpt[serve]'") from None
-    from lightning_gpt.serving.config import load_config, make_config
+    from lightning_gpt.serving.config import NAME, load_config, make_config
     from lightning_gpt.serving.server import serve
 
     of_version = {
@@ -64,7 +65,8 @@ def serve_command(
             raise ValueError(f"--{wrong} belongs to one model: set it in {model}")
         settings = load_config(model).model_copy(update=own)
     else:
-        called = name or (Path(model).resolve().name if Path(model).exists() else model)
+        hub = NAME.fullmatch(model) and not Path(model).exists()
+        called = name or (model if hub else re.sub(r"[^A-Za-z0-9._-]+", "-", Path(model).resolve().name).strip("-._"))
         settings = make_config({"models": [{"name": called, "versions": [{"path": model, **given}]}], **own}, "serve")
     if not serve(settings):
         raise RuntimeError(f"drain_s={settings.drain_s:g} was not enough: requests were cut off")
