@@ -1,8 +1,9 @@
 """HTTP/1.1 connections that do not wait for ever and do not read for ever.
 
-uvicorn bounds neither how long a request may take to arrive nor how large its headers may be; a few hundred sockets that
-send a byte a minute would hold a service up for as long as they like (slowloris). Here every wait for a client has an
-end, and what is too large is refused before it is kept. A usual request, which arrives in one piece, pays for no timer.
+uvicorn bounds neither how long a request may take to arrive nor how large its headers may be; a few hundred sockets
+that send a byte a minute would hold a service up for as long as they like (slowloris). Here every wait for a client has
+an end, and what is too large is refused before it is kept. A usual request, which arrives in one piece, pays for no
+timer.
 """
 
 from __future__ import annotations

@@ -14,7 +14,8 @@ import uvicorn
 import uvloop
 
 from lightning_gpt.serving.app import Application
-from lightning_gpt.serving.config import ServiceConfig
+from lightning_gpt.serving.config import LimitsConfig, ServiceConfig
+from lightning_gpt.serving.http_protocol import HttpLimits, guarded_protocol
 from lightning_gpt.serving.json_logs import route_library_logs
 from lightning_gpt.serving.service import Service
 
@@ -70,7 +71,7 @@ async def run(config: ServiceConfig, listener: socket.socket) -> bool:
     server = _Server(
         uvicorn.Config(
             Application(service),
-            http="httptools",
+            http=guarded_protocol(_http_limits(config.limits)),
             lifespan="off",
             access_log=False,
             log_config=None,
@@ -103,6 +104,15 @@ async def run(config: ServiceConfig, listener: socket.socket) -> bool:
         server.should_exit = True
         await serving
         await service.stop()
+
+
+def _http_limits(limits: LimitsConfig) -> HttpLimits:
+    return HttpLimits(
+        max_connections=limits.max_connections,
+        header_timeout_s=limits.header_timeout_s,
+        body_timeout_s=limits.body_timeout_s + 1,  # the application's own refusal, which is counted, comes first
+        write_timeout_s=limits.body_timeout_s,
+    )
 
 
 def _on_signal(stop: asyncio.Event, server: uvicorn.Server) -> None:

@@ -29,7 +29,7 @@ def service(tmp_path_factory):
     ]
     (folder / "tenants.yaml").write_text(yaml.safe_dump({"tenants": tenants}))
     models = [
-        {"name": "talker", "chat_template": "chatml", "versions": [{"path": model, "threads": 1}]},
+        {"name": "talker", "chat_template": "plain", "versions": [{"path": model, "threads": 1}]},
         {"name": "writer", "versions": [{"path": model, "threads": 1}]},
     ]
     service = ServiceProcess(folder, {"models": models, "tenants": str(folder / "tenants.yaml")})
@@ -90,7 +90,12 @@ def stand_in(page, pieces):
     """From here on every chat is answered with these pieces: the model's words cannot be chosen, the page's can."""
     lines = [f"data: {json.dumps({'choices': [{'delta': {'content': piece}}]})}\n\n" for piece in pieces]
     end = 'data: {"choices":[{"delta":{},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
-    page.route("**/v1/chat/completions", lambda route: route.fulfill(body="".join(lines) + end))
+    answer_with(page, "".join(lines) + end)
+
+
+def answer_with(page, body):
+    page.unroute_all()
+    page.route("**/v1/chat/completions", lambda route: route.fulfill(body=body))
 
 
 def test_files_come_with_strict_headers_and_are_not_sent_twice(service):
@@ -354,8 +359,7 @@ def test_streams_may_be_cut_anywhere_and_may_fail(open_page):
         ('data: {"error":{"message":"the worker died","code":"x"}}\n\n', "the worker died"),
         ("", "The connection ended"),
     ):
-        page.unroute_all()
-        page.route("**/v1/chat/completions", lambda route, rest=rest: route.fulfill(body=broken + rest))
+        answer_with(page, broken + rest)
         send(page, "Hello")
         page.wait_for_selector(f"article:last-of-type .failure:has-text('{words}')")
         assert page.inner_text("article:last-of-type .body") == "half"
