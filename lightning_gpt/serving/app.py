@@ -52,6 +52,7 @@ class Application:
             description="Texts from language models, in the shapes of OpenAI's API.",
             docs_url="/docs",
             redoc_url=None,
+            redirect_slashes=False,  # the place to go to would be made of the client's Host header
             routes=page_routes(),
         )
         describe(self.pages)
