@@ -38,6 +38,11 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "baseline": ("baseline", "baseline_command", "unigram and bigram losses of a prepared corpus, to compare with"),
     "bench": ("bench", "bench_command", "how fast a model generates here, and which share of the machine that takes"),
     "serve": ("serve", "serve_command", "models behind an HTTP API: OpenAI's shapes, a chat page, health, metrics"),
+    "load": (
+        "load",
+        "load_command",
+        "load a server at a given rate: latencies from when requests were due, errors, report",
+    ),
     "experiment": ("experiment", "EXPERIMENTS", "run a controlled experiment from its YAML, report, search"),
     "diagnose": ("diagnose", "diagnose_command", "what ails training runs, and what to change"),
     "compare": ("compare", "compare_command", "runs side by side: settings that differ, metrics, curves"),
