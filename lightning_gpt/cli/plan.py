@@ -8,6 +8,7 @@ from lightning_gpt.cli.plan_fit import plan_fit
 from lightning_gpt.cli.plan_memory import plan_memory_command
 from lightning_gpt.cli.plan_parallel import plan_parallel
 from lightning_gpt.cli.plan_scaling import plan_scaling
+from lightning_gpt.cli.plan_serving import plan_serving
 from lightning_gpt.cli.plan_time import plan_time
 from lightning_gpt.nn import GPTConfig, flops
 from lightning_gpt.nn.presets import PRESETS
@@ -102,5 +103,6 @@ PLANS = {
     "time": plan_time,
     "memory": plan_memory_command,
     "parallel": plan_parallel,
+    "serving": plan_serving,
 }
 """Subcommand -> function, in the form that jsonargparse takes."""
