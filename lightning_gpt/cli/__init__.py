@@ -50,6 +50,19 @@ VERBS: dict[str, tuple[str, str, str]] = {
 """verb -> module of this package, function in it (none: Lightning's own command line), help line."""
 
 
+EXPECTED = {
+    "ValueError",
+    "OSError",
+    "ImportError",
+    "NonFiniteError",
+    "RankFailure",
+    "MisconfigurationException",
+    "WorkerStartError",
+    "CutOffError",
+}
+"""Errors by name, so that nothing is imported, whose message says all that a user needs."""
+
+
 class BadInput(SystemExit):
     """A mistake of the caller: one line on stderr, exit status 2."""
 
@@ -117,9 +130,7 @@ def main(args: Sequence[str] | None = None) -> None:
 def is_expected(error: BaseException) -> bool:
     """Whether an error speaks to the user (its message says all), as opposed to a bug of ours."""
     names = {cls.__name__ for cls in type(error).__mro__}
-    return bool(
-        names & {"ValueError", "OSError", "NonFiniteError", "RankFailure", "MisconfigurationException", "ImportError"}
-    )
+    return bool(names & EXPECTED)
 
 
 def one_line(error: BaseException) -> str:

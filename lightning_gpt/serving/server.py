@@ -22,6 +22,10 @@ from lightning_gpt.serving.service import Service
 BACKLOG = 4096
 
 
+class CutOffError(RuntimeError):
+    """The service ended before all requests were answered."""
+
+
 class _Server(uvicorn.Server):
     """Signals are ours: the first drains, the second ends at once."""
 
@@ -54,13 +58,11 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-async def run(config: ServiceConfig, listener: socket.socket) -> bool:
+async def run(config: ServiceConfig, listener: socket.socket) -> None:
     """Serves until a signal, then drains.
 
-    Returns:
-        False = requests were cut off.
-
     Raises:
+        CutOffError: requests were still under way when the time of the drain was over.
         WorkerStartError: a model cannot be loaded.
     """
     if config.cpus is not None and hasattr(os, "sched_setaffinity"):
@@ -92,14 +94,15 @@ async def run(config: ServiceConfig, listener: socket.socket) -> bool:
         await asyncio.wait({loading, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if not loading.done():
             loading.cancel()
-            return True
+            return
         await loading
         print(f"serving {', '.join(service.models)} at http://{_shown(host)}:{port}", file=sys.stderr, flush=True)
         await stopping
         service.draining = True
         await asyncio.sleep(config.drain_delay_s)
         server.should_exit = True  # no more connections; those with a request under way are waited for
-        return await service.drain()
+        if not await service.drain():
+            raise CutOffError(f"{service.open} requests were cut off: drain_s={config.drain_s:g} was not enough")
     finally:
         server.should_exit = True
         await serving
@@ -126,9 +129,8 @@ def _shown(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def serve(config: ServiceConfig) -> bool:
-    """Binds, then loads, then serves: a taken port is told before anything is loaded. Returns and raises as `run` and
-    `bind`."""
+def serve(config: ServiceConfig) -> None:
+    """Binds, then loads, then serves: a taken port is told before anything is loaded. Raises as `run` and `bind`."""
     listener = bind(config.host, config.port)
     with listener:
-        return uvloop.run(run(config, listener))
+        uvloop.run(run(config, listener))
