@@ -43,6 +43,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
         "load_command",
         "load a server at a given rate: latencies from when requests were due, errors, report",
     ),
+    "tenant": ("tenant", "tenant_command", "an API key for the service, with its owner's limits"),
     "experiment": ("experiment", "EXPERIMENTS", "run a controlled experiment from its YAML, report, search"),
     "diagnose": ("diagnose", "diagnose_command", "what ails training runs, and what to change"),
     "compare": ("compare", "compare_command", "runs side by side: settings that differ, metrics, curves"),
