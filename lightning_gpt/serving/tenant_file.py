@@ -29,9 +29,7 @@ def add_tenant(path: Path, tenant: Tenant) -> None:
         text = path.read_text(encoding="utf-8") if path.exists() else HEADER
         tenants, anonymous = parse_tenants(text, path)
         if tenant.name in {one.name for one in tenants}:
-            raise ValueError(
-                f"{path}: a tenant {tenant.name!r} is there already: choose another name"
-            )
+            raise ValueError(f"{path}: a tenant {tenant.name!r} is there already: choose another name")
         new = _with_entry(text, _entry(tenant))
         expected = [*tenants, tenant], anonymous
         try:
