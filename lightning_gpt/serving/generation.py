@@ -78,7 +78,7 @@ async def read_job(exchange: Exchange, service: Service, kind: type, tenant: Ten
     request = checked(kind, await exchange.json(limits.max_body_bytes, limits.body_timeout_s))
     record.stream, record.model = request.stream, request.model or ""
     sticky = request.user or exchange.header("x-session-id") or record.request_id
-    served = service.admission.choose(service, tenant, request.model, sticky)
+    served = service.admission.choose(service, tenant, request.model, sticky, record)
     record.model, record.version = served.model, served.id
     if isinstance(request, ChatRequest):
         prompts = [served.codec.chat(request.messages)]

@@ -22,6 +22,7 @@ from lightning_gpt.serving.record import RequestRecord, WorkerStats
 
 _ERRORS_AS = {
     "rate_limit_exceeded": "rate_limit",
+    "too_many_parallel_requests": "rate_limit",
     "insufficient_quota": "quota",
     "deadline_exceeded": "deadline",
     "invalid_api_key": "unauthorized",

@@ -106,12 +106,7 @@ class Service:
     @property
     def ready(self) -> bool:
         """Whether every model can be asked."""
-        return (
-            self.loaded
-            and not self.draining
-            and all(any(one.pool.ready for one in model.versions.values()) for model in self.models.values())
-            and self.admission.ready
-        )
+        return self.loaded and not self.draining and self.admission.ready
 
     def finished(self, record: RequestRecord) -> None:
         """A request is over: it is counted and logged."""

@@ -14,12 +14,13 @@ from lightning_gpt.serving.exchange import Exchange
 from lightning_gpt.serving.generation import submitted
 from lightning_gpt.serving.messages import Order
 from lightning_gpt.serving.service import Service
+from lightning_gpt.serving.tenants import Tenant
 
 
 async def embeddings(exchange: Exchange, service: Service) -> None:
     """POST /v1/embeddings: the mean of a text's last states, of length 1."""
     tenant = service.admission.identify(exchange)
-    request, served = await _read(exchange, service, EmbeddingRequest)
+    request, served = await _read(exchange, service, tenant, EmbeddingRequest)
     given = request.input
     many = isinstance(given, list) and not isinstance(given[0], int)
     prompts = [served.codec.prompt(one, "input") for one in (given if many else [given])]
@@ -55,8 +56,8 @@ async def embeddings(exchange: Exchange, service: Service) -> None:
 
 async def tokenize(exchange: Exchange, service: Service) -> None:
     """POST /tokenize: the ids that the model would read."""
-    service.admission.identify(exchange)
-    request, served = await _read(exchange, service, TokenizeRequest)
+    tenant = service.admission.identify(exchange)
+    request, served = await _read(exchange, service, tenant, TokenizeRequest)
     if request.messages is not None:
         tokens = served.codec.chat(request.messages)
     else:
@@ -69,8 +70,8 @@ async def tokenize(exchange: Exchange, service: Service) -> None:
 
 async def detokenize(exchange: Exchange, service: Service) -> None:
     """POST /detokenize: the text of ids."""
-    service.admission.identify(exchange)
-    request, served = await _read(exchange, service, DetokenizeRequest)
+    tenant = service.admission.identify(exchange)
+    request, served = await _read(exchange, service, tenant, DetokenizeRequest)
     tokens = served.codec.prompt(request.tokens, "tokens") if request.tokens else []
     try:
         text = served.codec.tokenizer.decode(tokens)
@@ -79,11 +80,12 @@ async def detokenize(exchange: Exchange, service: Service) -> None:
     await exchange.respond(200, {"prompt": text})
 
 
-async def _read(exchange: Exchange, service: Service, kind: type) -> tuple[Any, Any]:
+async def _read(exchange: Exchange, service: Service, tenant: Tenant, kind: type) -> tuple[Any, Any]:
     limits, record = service.config.limits, exchange.record
     request = checked(kind, await exchange.json(limits.max_body_bytes, limits.body_timeout_s))
     record.model = request.model or ""
     served = service.route(request.model, getattr(request, "user", None) or record.request_id)
+    service.admission.permit(tenant, served)
     record.model, record.version = served.model, served.id
     return request, served
 
