@@ -116,7 +116,7 @@ class Replica:
                 "lightning_gpt.serving.worker",
                 str(theirs.fileno()),
                 stdin=asyncio.subprocess.PIPE,
-                stdout=sys.stderr,
+                stdout=2,
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
                 env={**os.environ, "OMP_NUM_THREADS": str(self._threads)},
