@@ -138,7 +138,7 @@ class Admission:
 
     @property
     def ready(self) -> bool:
-        """Whether every model, or its fallback, has a version with a worker and a breaker that lets requests through."""
+        """Whether every model, or its fallback, has a version with a worker and a breaker that lets some through."""
         works = {model for (model, _), lane in self.lanes.items() if not lane.broken}
         return all(model in works or self._fallbacks.get(model) in works for model, _ in self.lanes)
 
