@@ -107,6 +107,7 @@ class Worker:
         self._keys: dict[int, int] = {}  # the gateway's -> the engine's
         self._letters: list[Any] = []
         self._busy_s, self._beaten = 0.0, 0.0
+        self._before, self._drafts_before = engine.stats(), self._drafts()  # of the warm-up, which nobody asked for
         self._process = psutil.Process()
 
     def run(self) -> None:
@@ -211,23 +212,29 @@ class Worker:
 
     def stats(self) -> WorkerStats:
         """A snapshot."""
-        stats, drafter = self.engine.stats(), self.engine.drafter
-        drafts = None if drafter is None else drafter.stats()
+        stats, before = self.engine.stats(), self._before
+        drafts = [now - then for now, then in zip(self._drafts(), self._drafts_before)]
         return WorkerStats(
             running=stats.running,
             waiting=stats.waiting,
             max_running=self.engine.config.max_running,
             cache_use=stats.cache_use,
-            steps=stats.steps,
-            prompt_tokens=stats.prompt_tokens,
-            shared_tokens=stats.shared_tokens,
-            generated_tokens=stats.generated_tokens,
-            preemptions=stats.preemptions,
-            drafted_tokens=0 if drafts is None else drafts.proposed,
-            accepted_tokens=0 if drafts is None else drafts.accepted,
+            steps=stats.steps - before.steps,
+            prompt_tokens=stats.prompt_tokens - before.prompt_tokens,
+            shared_tokens=stats.shared_tokens - before.shared_tokens,
+            generated_tokens=stats.generated_tokens - before.generated_tokens,
+            preemptions=stats.preemptions - before.preemptions,
+            drafted_tokens=drafts[0],
+            accepted_tokens=drafts[1],
             busy_s=self._busy_s,
             resident_bytes=self._process.memory_info().rss,
         )
+
+    def _drafts(self) -> tuple[int, int]:
+        """Tokens proposed and accepted since the process began."""
+        drafter = self.engine.drafter
+        drafts = None if drafter is None else drafter.stats()
+        return (0, 0) if drafts is None else (drafts.proposed, drafts.accepted)
 
 
 def build(settings: dict[str, Any]) -> tuple[GPT, Engine, ChatTemplate]:
