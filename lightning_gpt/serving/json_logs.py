@@ -51,11 +51,17 @@ REQUEST_FIELDS = (
 EVENTS = (
     "started",
     "ready",
+    "worker_ready",
     "worker_died",
-    "worker_restarted",
+    "worker_failed",
+    "worker_silent",
+    "versions_changed",
     "breaker",
     "rollback",
-    "config_reloaded",
+    "tenants_loaded",
+    "tenants_refused",
+    "quotas_damaged",
+    "quotas_not_kept",
     "draining",
     "stopped",
     "failure",
@@ -148,11 +154,11 @@ class JsonLog:
             "level": level,
             "event": "request",
             "request_id": record.request_id,
-            "endpoint": record.endpoint,
+            "endpoint": record.endpoint[:200],
             "method": record.method,
             "status": record.status,
             "code": record.code,
-            "model": record.model,
+            "model": record.model[:200],  # as the client wrote it
             "version": record.version,
             "tenant": record.tenant,
             "stream": record.stream,
@@ -260,6 +266,10 @@ def _blotted(text: str) -> str:
     return _SECRETS.sub(r"\1***", text[:2000])
 
 
+LIBRARIES = ("uvicorn", "uvicorn.error", "asyncio", "opentelemetry")
+"""Loggers whose errors belong into the log."""
+
+
 class _Router(logging.Handler):
     """Takes what libraries log."""
 
@@ -277,7 +287,7 @@ class _Router(logging.Handler):
             self._log.failure(error, logger=record.name)
 
 
-def route_library_logs(log: JsonLog, names: tuple[str, ...] = ("uvicorn", "uvicorn.error", "asyncio")) -> None:
+def route_library_logs(log: JsonLog, names: tuple[str, ...] = LIBRARIES) -> None:
     """Sends the errors of these loggers into the log, and nothing of them anywhere else. uvicorn must be started with
     log_config=None and access_log=False, else it sets its own loggers up again."""
     for name in names:

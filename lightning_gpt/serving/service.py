@@ -15,6 +15,7 @@ from lightning_gpt.serving.json_logs import JsonLog, open_log_file
 from lightning_gpt.serving.metrics import Metrics
 from lightning_gpt.serving.record import RequestRecord
 from lightning_gpt.serving.served_model import ServedModel, ServedVersion
+from lightning_gpt.serving.tracing import open_tracer
 
 WARNINGS = ("worker_died", "worker_failed", "worker_silent", "rollback", "breaker")
 """Events that somebody should look at."""
@@ -25,6 +26,10 @@ class Service:
 
     Args:
         config: service.yaml's.
+
+    Raises:
+        ValueError: tracing is asked for and cannot be.
+        OSError: the log cannot be written.
     """
 
     def __init__(self, config: ServiceConfig) -> None:
@@ -32,6 +37,8 @@ class Service:
         self.started = time.time()
         self.metrics = Metrics()
         self.log = JsonLog(open_log_file(config.log.path or "-"), config.log.requests, config.log.prompts)
+        tracing = config.tracing
+        self.tracer = None if tracing.endpoint is None else open_tracer(tracing.endpoint, tracing.sample)
         self.admission = Admission(config, self.metrics, self.event)
         self.models: dict[str, ServedModel] = {}
         self.open = 0
@@ -113,6 +120,8 @@ class Service:
         record.finished = time.monotonic()
         self.metrics.finished(record)
         self.log.request(record)
+        if self.tracer is not None:
+            self.tracer.request(record)
         self.admission.finished(record)
 
     def event(self, name: str, about: dict[str, Any]) -> None:
@@ -134,4 +143,6 @@ class Service:
         pools = [served.pool for model in self.models.values() for served in model.versions.values()]
         await asyncio.gather(*(pool.stop() for pool in pools))
         self.event("stopped", {"open": self.open})
+        if self.tracer is not None:
+            await asyncio.to_thread(self.tracer.close)
         await asyncio.to_thread(self.log.close)

@@ -71,20 +71,20 @@ class Tracer:
         closing.join(timeout_s)
 
 
-def open_tracer(endpoint: str, share: float = 1.0) -> Tracer:
+def open_tracer(endpoint: str, sample: float = 1.0) -> Tracer:
     """A tracer that sends to an OpenTelemetry collector over HTTP, in batches, from a thread of its own.
 
     Args:
         endpoint: URL such as http://localhost:4318/v1/traces.
-        share: of the requests to trace, 0 to 1; who sends a traceparent decides for itself.
+        sample: share of the requests to trace, 0 to 1; who sends a traceparent decides for itself.
 
     Raises:
         ValueError: the packages are missing, or a setting cannot be.
     """
     if not endpoint.startswith(("http://", "https://")):
         raise ValueError(f"tracing.endpoint={endpoint} must be a URL such as http://localhost:4318/v1/traces")
-    if not 0.0 <= share <= 1.0:
-        raise ValueError(f"tracing.share={share:g} must be between 0 and 1")
+    if not 0.0 <= sample <= 1.0:
+        raise ValueError(f"tracing.sample={sample:g} must be between 0 and 1")
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk.resources import Resource
@@ -95,7 +95,7 @@ def open_tracer(endpoint: str, share: float = 1.0) -> Tracer:
         needed = "tracing.endpoint needs the extra trace: pip install 'lightning_gpt[trace]'"
         raise ValueError(f"{needed} ({error})") from None
     resource = Resource.create({"service.name": os.environ.get("OTEL_SERVICE_NAME", SERVICE_NAME)})
-    provider = TracerProvider(sampler=ParentBasedTraceIdRatio(share), resource=resource, shutdown_on_exit=False)
+    provider = TracerProvider(sampler=ParentBasedTraceIdRatio(sample), resource=resource, shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint, timeout=5)))
     return Tracer(provider)
 

@@ -105,8 +105,8 @@ def test_the_client_decides_whether_its_trace_is_kept():
 def test_settings_that_cannot_be():
     with pytest.raises(ValueError, match=r"tracing.endpoint=localhost:4318 must be a URL"):
         open_tracer("localhost:4318")
-    with pytest.raises(ValueError, match=r"tracing.share=2 must be between"):
-        open_tracer("http://localhost:4318", share=2)
+    with pytest.raises(ValueError, match=r"tracing.sample=2 must be between"):
+        open_tracer("http://localhost:4318", sample=2)
 
 
 def test_the_extra_is_named_where_it_is_missing(monkeypatch):
