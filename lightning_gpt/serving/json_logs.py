@@ -93,11 +93,14 @@ def open_log_file(path: str | Path) -> int:
     """A descriptor that appends to a file; "-" = standard output.
 
     Raises:
-        OSError: it cannot be written.
+        ValueError: it cannot be written.
     """
     if str(path) == "-":
         return os.dup(sys.__stdout__.fileno()) if sys.__stdout__ else os.open(os.devnull, os.O_WRONLY)
-    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    try:
+        return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    except OSError as error:
+        raise ValueError(f"log.path={path} cannot be written ({error.strerror}): name a file that can") from None
 
 
 class JsonLog:

@@ -28,8 +28,7 @@ class Service:
         config: service.yaml's.
 
     Raises:
-        ValueError: tracing is asked for and cannot be.
-        OSError: the log cannot be written.
+        ValueError: the log cannot be written, or traces cannot be sent.
     """
 
     def __init__(self, config: ServiceConfig) -> None:

@@ -231,6 +231,13 @@ def test_lines_are_appended_and_others_cannot_read_them(written):
     assert written.path.with_name("new").stat().st_mode & 0o007 == 0
 
 
+def test_a_log_that_cannot_be_written_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"log\.path=.*none/x cannot be written \(No such file or directory\)"):
+        open_log_file(tmp_path / "none" / "x")
+    with pytest.raises(ValueError, match=r"Is a directory"):
+        open_log_file(tmp_path)
+
+
 def test_a_process_ends_although_nobody_reads_its_log():
     code = (
         "from lightning_gpt.serving.json_logs import JsonLog, open_log_file\n"
