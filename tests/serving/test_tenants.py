@@ -70,7 +70,7 @@ HASH = "ab" * 32
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("tenants: [", "line 1"),
+        ("tenants: [", "not YAML"),
         ("- a", "a mapping with `tenants:`"),
         ({"tenant": []}, "tenant is unknown: did you mean 'tenants'?"),
         ({"tenants": {"a": 1}}, "tenants is a dict: give a list"),
