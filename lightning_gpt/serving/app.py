@@ -78,7 +78,7 @@ class Application:
         exchange.record.endpoint = "/v1/models" if path.startswith("/v1/models") else path
         self.service.open += 1
         try:
-            await self._answer(handler, exchange)
+            await self._answer(handler if self.service.loaded else _not_yet, exchange)
         finally:
             self.service.open -= 1
             self.service.finished(exchange.record)
@@ -98,6 +98,10 @@ class Application:
             if exchange.started:
                 raise  # the server closes the connection: half an answer must not look whole
             await exchange.refuse(ApiError(500, "the service failed on this request", code="internal_error"))
+
+
+async def _not_yet(exchange: Exchange, service: Service) -> None:
+    raise ApiError(503, "the models are being loaded: try again", code="no_worker", retry_after_s=1)
 
 
 def _handler(path: str, method: str) -> Handler | None:

@@ -77,6 +77,7 @@ async def run(config: ServiceConfig, listener: socket.socket) -> None:
             lifespan="off",
             access_log=False,
             log_config=None,
+            proxy_headers=False,
             server_header=False,
             date_header=False,
             timeout_keep_alive=int(config.limits.keep_alive_s),
