@@ -27,7 +27,7 @@ def load_command(
     api_key: str | None = None,
     timeout: float = 30.0,
     request_timeout: float | None = None,
-    connections: int = 1024,
+    connections: int = 4096,
     slo_ms: float = 500.0,
     check: bool = False,
     expect: str | None = None,
@@ -73,7 +73,7 @@ def load_command(
             LIGHTNING_GPT_API_KEY.
         timeout: seconds after which a request without an answer is given up.
         request_timeout: seconds that the server is told to take at most, in the header X-Request-Timeout.
-        connections: at most.
+        connections: at most; requests that find all busy wait in the generator, and the report says so.
         slo_ms: answers within it count as goodput.
         check: ask every different request alone first; an answer under load that differs is wrong. Needs temperature 0
             or a sampling_seed.

@@ -85,6 +85,7 @@ def _latencies(axes: Axes, result: LoadResult) -> None:
         axes.plot(x, values, color=colour, linewidth=1.4, marker=marker, markersize=3, label=name[:3].upper())
     _slo(axes.axhline, result)
     axes.set_yscale("log")
+    axes.autoscale_view()
     _plain_ticks(axes.yaxis)
     _over_time(axes, result, "Latency, by the second in which requests were due", "latency (ms)")
     axes.legend(fontsize=8, loc="best")
@@ -99,7 +100,8 @@ def _plain_ticks(axis: Any) -> None:
     """Numbers such as 20 and 500 on a logarithmic axis, in place of powers."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 300 * low else (1,)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
 
@@ -160,7 +162,7 @@ def _memory(axes: Axes, result: LoadResult) -> None:
     x = [one["second"] for one in result.watched]
     axes.plot(x, [one["rss_bytes"] / 2**20 for one in result.watched], color=PURPLE, linewidth=1.6, label="memory")
     _over_time(axes, result, "Processes of the server", "resident memory (MiB)")
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.1 * max(one["rss_bytes"] / 2**20 for one in result.watched) + 1)
     other = axes.twinx()
     other.plot(x, [one["cpu_percent"] for one in result.watched], color=GREEN, linewidth=1.0, label="processor")
     other.set_ylabel("processor (% of a core)", color=GREEN)

@@ -6,7 +6,7 @@ import asyncio
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
-from time import perf_counter
+from time import perf_counter, process_time
 
 import numpy as np
 
@@ -77,6 +77,8 @@ class Generator:
         """Whether it was ended early."""
         self.sending_s = 0.0
         """Seconds in which requests were sent."""
+        self.processor_s = 0.0
+        """Processor time that this process took while it ran."""
         self._due = None if due is None else array("d", due.astype(np.float64).tobytes())
         self._next = 0
         self._in_flight = 0
@@ -89,6 +91,7 @@ class Generator:
 
     async def run(self) -> None:
         """Sends everything, then waits for the last answers, which the timeout bounds."""
+        began = process_time()
         self.start = perf_counter()
         self._ticker = self._loop.call_later(1.0, self._tick, 1)
         if self._due is None:
@@ -101,6 +104,7 @@ class Generator:
             await self._all_done.wait()
         finally:
             self._ticker.cancel()
+            self.processor_s = process_time() - began
 
     def stop(self) -> None:
         """Sends no more; a second call does not wait for answers either."""

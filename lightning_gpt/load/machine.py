@@ -16,7 +16,7 @@ FIND_CHILDREN_EVERY = 5
 
 
 def hardware() -> dict[str, Any]:
-    """Name of the processor, cores that this process may use, and the system's."""
+    """Name of the processor, and the number of cores that this process may use: ask before it is kept to one."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()

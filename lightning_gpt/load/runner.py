@@ -11,6 +11,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 from lightning_gpt.load.answers import Answers
 from lightning_gpt.load.arrivals import arrival_times
@@ -49,16 +50,19 @@ def run_load(settings: LoadSettings, on_second: Callable[[Second], None] | None 
         from uvloop import new_event_loop
     except ImportError:  # the extra `serve` brings it
         new_event_loop = None
+    machine = hardware()
     before = pin(settings.cpu) if settings.cpu is not None else None
     try:
         with asyncio.Runner(loop_factory=new_event_loop) as runner:
-            return runner.run(_interruptible(settings, on_second))
+            return runner.run(_interruptible(settings, on_second, machine))
     finally:
         if before is not None:
             os.sched_setaffinity(0, before)
 
 
-async def _interruptible(settings: LoadSettings, on_second: Callable[[Second], None] | None) -> LoadResult:
+async def _interruptible(
+    settings: LoadSettings, on_second: Callable[[Second], None] | None, machine: dict[str, Any]
+) -> LoadResult:
     loop, generators = asyncio.get_running_loop(), []
 
     def began(generator: Generator) -> None:
@@ -68,7 +72,7 @@ async def _interruptible(settings: LoadSettings, on_second: Callable[[Second], N
                 loop.add_signal_handler(number, generator.stop)
 
     try:
-        return await run_load_async(settings, on_second, began)
+        return await run_load_async(settings, on_second, began, machine)
     finally:
         if generators and threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
@@ -79,6 +83,7 @@ async def run_load_async(
     settings: LoadSettings,
     on_second: Callable[[Second], None] | None = None,
     on_start: Callable[[Generator], None] | None = None,
+    machine: dict[str, Any] | None = None,
 ) -> LoadResult:
     """Runs a load in the event loop that runs. Heeds all settings but `cpu`, which is a process's own affair.
 
@@ -86,6 +91,7 @@ async def run_load_async(
         settings: of the load.
         on_second: is called once a second.
         on_start: is given the generator before it sends, whose `stop` ends the load early.
+        machine: what it runs on, as machine.hardware; None = it is looked up.
 
     Raises:
         ValueError, OSError: as run_load.
@@ -131,7 +137,10 @@ async def run_load_async(
             gc.unfreeze()
     finally:
         await client.close()
-    machine = hardware() | {"pinned_core": settings.cpu, "event_loop": type(asyncio.get_running_loop()).__module__}
+    machine = (machine or hardware()) | {
+        "pinned_core": settings.cpu,
+        "event_loop": type(asyncio.get_running_loop()).__module__,
+    }
     return summarize(generator, model, began, seconds, machine, watcher.samples if watcher else [])
 
 

@@ -65,7 +65,7 @@ class LoadSettings:
     """A request that has no answer so long after it was due is given up."""
     request_timeout_s: float | None = None
     """Sent as X-Request-Timeout."""
-    connections: int = 1024
+    connections: int = 4096
     """At most; requests that find none free wait in the client, which their latency shows."""
     slo_ms: float = 500.0
     """Answers within it are goodput."""

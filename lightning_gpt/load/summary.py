@@ -59,6 +59,7 @@ def summarize(
             "max": recorder.gaps.max_s * 1e3 if recorder.gaps.total else NOTHING,
         },
         "client_lag_ms": percentiles(samples.lag[counted]),
+        "client_processor_percent": generator.processor_s / max(seconds, 1e-9) * 100,
         "sent_again": generator.client.reconnects,
         "waited_for_connection": generator.client.waited,
         "connections_opened": generator.client.opened,
@@ -224,15 +225,15 @@ def warnings(result: LoadResult) -> list[str]:
     totals, found = result.totals, []
     if result.stopped:
         found.append(f"ended early, after {result.sending_s:.1f} s")
-    if totals["client_lag_ms"]["p99"] > LATE_MS:
+    if totals["waited_for_connection"]:
+        found.append(
+            f"{totals['waited_for_connection']:,} requests waited in the generator, as all "
+            f"{result.settings['connections']:,} connections were busy: raise --connections to see what the server does"
+        )
+    elif totals["client_lag_ms"]["p99"] > LATE_MS:
         found.append(
             f"the generator was a bottleneck: 1% of the requests left it {totals['client_lag_ms']['p99']:.0f} ms late "
             "or more; give it a core of its own (--cpu), or a lower rate"
-        )
-    if totals["waited_for_connection"]:
-        found.append(
-            f"{totals['waited_for_connection']} requests waited in the client, as all "
-            f"{result.settings['connections']} connections were busy"
         )
     if result.errors.get(TIMEOUT):
         found.append(f"{result.errors[TIMEOUT]} requests had no answer in {result.settings['timeout_s']:g} s")

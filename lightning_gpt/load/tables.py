@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 from lightning_gpt.load.result import LoadResult
@@ -85,7 +86,9 @@ def steps(result: LoadResult) -> Table:
                 "yes" if one["holds"] else "no",
             ]
         )
-    return Table("Steps", heading, rows)
+    held = [one["rate_to"] for one in itertools.takewhile(lambda one: one["holds"], result.steps)]
+    ceiling = f"{max(held):,g} requests/s hold" if held else "none holds"
+    return Table(f"Steps: {ceiling}", heading, rows)
 
 
 def tenants(result: LoadResult) -> Table:
@@ -131,7 +134,8 @@ def tables(result: LoadResult) -> list[Table]:
 def about(result: LoadResult) -> str:
     """What was asked, of whom, on what."""
     machine, totals = result.hardware, result.totals
-    pinned = "" if machine["pinned_core"] is None else f", generator on core {machine['pinned_core']}"
+    pinned = "" if machine["pinned_core"] is None else f" on core {machine['pinned_core']}"
+    own = f"generator{pinned} took {totals['client_processor_percent']:.0f}% of a core"
     loop = (
         f"closed loop of {result.settings['concurrency']} clients"
         if result.settings["concurrency"]
@@ -139,7 +143,7 @@ def about(result: LoadResult) -> str:
     )
     return (
         f"{totals['requests']:,} requests to {result.model}, {totals['rate_sent']:,.1f}/s, "
-        f"for {result.sending_s:,.1f} s ({loop}); {machine['cpu']}, {machine['cores']} core(s){pinned}"
+        f"for {result.sending_s:,.1f} s ({loop}); {machine['cpu']}, {machine['cores']} core(s), {own}"
     )
 
 
@@ -147,5 +151,5 @@ def text(result: LoadResult) -> str:
     """The whole summary for a terminal."""
     lines = [about(result), "  ".join(f"{name}: {value}" for name, value in headline(result))]
     for table in tables(result):
-        lines += ["", *table.lines()]
+        lines += ["", table.title, *table.lines()]
     return "\n".join([*lines, *([""] if result.warnings else []), *(f"warning: {one}" for one in result.warnings)])

@@ -45,7 +45,7 @@ def test_latency_runs_from_the_intended_time_when_the_client_has_no_connection_l
     assert server.connections == 1 and found.totals["ok"] == 40
     assert found.totals["waited_for_connection"] > 30 and found.totals["client_lag_ms"]["p99"] > 500
     assert np.isclose(found.samples.latency.max(), found.seconds - 0.39, atol=0.2)
-    assert any("bottleneck" in one for one in found.warnings) and any("connections" in one for one in found.warnings)
+    assert any("1 connections" in one for one in found.warnings)
 
 
 @pytest.mark.parametrize("endpoint", ["completions", "chat"])
