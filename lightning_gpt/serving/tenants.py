@@ -177,7 +177,8 @@ def parse_tenants(text: str, path: Path) -> tuple[list[Tenant], Tenant | None]:
     except (yaml.YAMLError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         place = "" if mark is None else f" line {mark.line + 1}:"
-        raise ValueError(f"{path}:{place} not YAML: {getattr(error, 'problem', None) or error}") from None
+        problem = " ".join(str(getattr(error, "problem", None) or error).split())
+        raise ValueError(f"{path}:{place} not YAML: {problem}") from None
     content = {} if content is None else content
     if not isinstance(content, dict):
         raise ValueError(f"{path}: a mapping with `tenants:` is needed, not a {type(content).__name__}")

@@ -13,13 +13,14 @@ from service_process import ServiceProcess
 
 from lightning_gpt.serving.tenants import new_key
 
-KEYS = {name: new_key() for name in ("boss", "few", "daily", "narrow", "single", "late", "cached")}
+KEYS = {name: new_key() for name in ("boss", "few", "daily", "narrow", "single", "late", "cached", "leaver")}
 LIMITS = {
     "boss": {"admin": True},
     "few": {"requests_per_minute": 2},
     "daily": {"tokens_per_day": 20},
     "narrow": {"models": ["tiny"]},
     "single": {"max_parallel": 1},
+    "leaver": {},
     "cached": {"tokens_per_minute": 60},
 }
 
@@ -156,6 +157,30 @@ def test_a_full_queue_refuses_and_one_at_a_time_means_one(client):
         assert long.result()[0] == 200
     assert client.complete("single")[0] == 200
     client.until(lambda: client.status("slow")["running"] == 0)
+
+
+def test_who_leaves_pays_for_what_was_streamed_and_for_a_whole_answer_all_of_it(client):
+    def used():
+        return client.ask("GET", "/admin/status")[2]["admission"]["tenants"]["leaver"]["tokens_today"]
+
+    def leave(stream):
+        connection = http.client.HTTPConnection("127.0.0.1", client.process.port, timeout=60)
+        body = {"model": "slow", "prompt": "abc", "max_tokens": 2000, "stream": stream}
+        headers = {"authorization": f"Bearer {KEYS['leaver'][0]}"}
+        connection.request("POST", "/v1/completions", json.dumps(body), headers)
+        if stream:
+            connection.getresponse().read(100)
+        else:
+            client.until(lambda: client.status("slow")["running"])
+        connection.sock.shutdown(2)
+        connection.close()
+        client.until(lambda: client.status("slow")["running"] == 0)
+
+    leave(stream=False)
+    assert used() == 2003
+    leave(stream=True)
+    assert 2003 + 3 < used() < 2003 + 1500
+    assert client.ask("GET", "/admin/status")[2]["admission"]["versions"]["slow@v1"]["breaker"] == "closed"
 
 
 def test_a_deadline_that_passes_is_504_and_frees_everything(client):

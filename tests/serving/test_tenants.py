@@ -71,6 +71,7 @@ HASH = "ab" * 32
     ("content", "said"),
     [
         ("tenants: [", "not YAML"),
+        ("tenants: \0", "control characters are not allowed"),
         ("- a", "a mapping with `tenants:`"),
         ({"tenant": []}, "tenant is unknown: did you mean 'tenants'?"),
         ({"tenants": {"a": 1}}, "tenants is a dict: give a list"),
