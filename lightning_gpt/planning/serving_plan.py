@@ -94,7 +94,7 @@ class ServingPlan:
     queue: Queue
     """At the peak with only the replicas that are needed."""
     p99_s: float
-    """Estimate at the peak: P99 without a wait and P99 of the wait, together; pessimistic, as both are seldom bad."""
+    """Estimate at the peak, see p99_of."""
     peak: Hour
     hours: tuple[Hour, ...]
 
@@ -120,13 +120,15 @@ def queue_of(rate: float, replicas: int, speed: ReplicaSpeed, demand: Demand) ->
 
 
 def p99_of(rate: float, replicas: int, speed: ReplicaSpeed, demand: Demand) -> float:
-    """See ServingPlan.p99_s."""
-    return speed.latency_p99_s + queue_of(rate, replicas, speed, demand).wait_quantile_s(0.99)
+    """Estimate of a request's P99: without a wait and of the wait, together, which is pessimistic, as both are seldom
+    bad; at least what one replica was measured to have at its share of the rate."""
+    alone = speed.latency_p99_s + queue_of(rate, replicas, speed, demand).wait_quantile_s(0.99)
+    return max(alone, speed.p99_at(rate / replicas))
 
 
 def needed(rate: float, speed: ReplicaSpeed, demand: Demand, headroom: float) -> int:
     """The fewest replicas that carry a rate: each within its measured rate less the headroom, and the whole within the
-    objective by the queue's formula.
+    objective by p99_of.
 
     Raises:
         ValueError: no number of replicas does.

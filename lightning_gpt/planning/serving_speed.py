@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 
 @dataclass(frozen=True)
 class Step:
@@ -72,6 +74,15 @@ class ReplicaSpeed:
                 "allow more time"
             )
         return max(rates)
+
+    def p99_at(self, rate: float) -> float:
+        """P99 at a rate of one replica as far as it was measured: between the steps on a line, never below that of a
+        lower rate, infinite beyond the highest. A full batch takes longer over each request than an empty one, which
+        the queue's formula does not know."""
+        if not self.steps:
+            return self.latency_p99_s
+        worst = np.maximum.accumulate([step.p99_s for step in self.steps])
+        return float(np.interp(rate, [step.rate for step in self.steps], worst, right=math.inf))
 
 
 def of_flags(tokens_per_s: float, latency_s: float, tokens_out: float) -> ReplicaSpeed:

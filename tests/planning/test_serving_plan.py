@@ -6,6 +6,7 @@ import random
 from dataclasses import replace
 from math import comb
 
+import numpy as np
 import pytest
 
 from lightning_gpt.cli import main
@@ -64,6 +65,21 @@ def test_a_staircase_gives_the_largest_rate_that_kept_the_objective(staircase):
     assert speed.scaled(2).rate_within(0.5, 0.001) == 50
 
 
+def test_p99_grows_with_the_rate_as_measured(staircase):
+    speed = of_load([staircase])
+    assert speed.p99_at(1) == speed.p99_at(50) == pytest.approx(0.08)
+    assert speed.p99_at(75) == pytest.approx(0.1) and speed.p99_at(150) == pytest.approx(0.26)
+    assert speed.p99_at(298) == float("inf") and SPEED.p99_at(1e9) == 0.1
+    # at 160 a replica, 80% of what holds
+    demand = Demand(rate=1600)
+    plan = plan_serving(demand, speed, Fleet())
+    assert plan.peak.replicas.needed == 10 and plan.p99_s == pytest.approx(0.288)
+    # a lower rate that did worse than a higher one is believed
+    rows = replace(speed, steps=(speed.steps[0], replace(speed.steps[1], p99_s=0.6), speed.steps[2]))
+    assert rows.rate_within(0.5, 0.001) == 200 and rows.p99_at(150) == 0.6
+    assert needed(1600, rows, demand, 0.2) > 16
+
+
 def test_runs_of_one_rate_each_are_a_staircase(tmp_path):
     paths = []
     for number, row in enumerate(STAIRCASE[:3]):
@@ -71,6 +87,21 @@ def test_runs_of_one_rate_each_are_a_staircase(tmp_path):
         paths.append(tmp_path / f"{number}.json")
         paths[-1].write_text(json.dumps({"settings": {"rate_to": None}, "steps": [], "totals": totals}))
     assert of_load(reversed(paths)).rate_within(0.5, 0.001) == 200
+
+
+def test_what_the_load_generator_writes_is_read(tmp_path):
+    summary = pytest.importorskip("lightning_gpt.load.summary")
+    from lightning_gpt.load.recorder import Samples
+    from lightning_gpt.load.result import plain
+
+    due = np.arange(0, 10, 0.01)
+    none, alike = np.full(1000, np.nan), np.zeros(1000, int)
+    samples = Samples(due, 0 * due, 0 * due + 0.03, none, none, alike + 16, alike, alike, ["ok"])
+    rows = [{"rate_from": 100.0, "rate_to": 100.0, **summary.figures(samples, 0.0, 10.0, 0.5)}]
+    (tmp_path / "results.json").write_text(json.dumps(plain({"settings": {}, "steps": rows, "totals": {}})))
+    speed = of_load([tmp_path / "results.json"])
+    assert speed.throughput == pytest.approx(100, rel=0.01) and speed.tokens_out == 16
+    assert speed.latency_p99_s == pytest.approx(0.03)
 
 
 @pytest.mark.parametrize(
