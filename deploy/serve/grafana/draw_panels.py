@@ -59,7 +59,7 @@ def series_color(panel: dict[str, Any], name: str, number: int) -> str:
 
 def _time_axis(axes: Any, span: tuple[float, float]) -> None:
     axes.set_xlim(*span)
-    ticks = np.linspace(*span, 6)[1:-1]
+    ticks = np.linspace(*span, 6 if axes.get_window_extent().width > 260 else 4)[1:-1]
     form = "%H:%M:%S" if span[1] - span[0] < 600 else "%H:%M"
     axes.set_xticks(ticks, [datetime.fromtimestamp(tick).strftime(form) for tick in ticks])
     axes.tick_params(colors=FAINT, labelsize=6.5, length=0, pad=2)
@@ -92,6 +92,8 @@ def _legend(axes: Any, names: list[tuple[str, str]]) -> None:
 
 def timeseries(axes: Any, panel: dict[str, Any], series: Series, span: tuple[float, float]) -> None:
     """Lines, areas, steps or bars, stacked or not."""
+    from matplotlib.ticker import MultipleLocator
+
     defaults = panel["fieldConfig"]["defaults"]
     custom, unit = defaults["custom"], defaults["unit"]
     axes.grid(axis="both", color=GRID, linewidth=0.7)
@@ -101,7 +103,8 @@ def timeseries(axes: Any, panel: dict[str, Any], series: Series, span: tuple[flo
     below: np.ndarray | float = 0.0
     for number, (name, times, values) in enumerate(series):
         color = series_color(panel, name, number)
-        drawn = np.nan_to_num(values) + below if stacked else values
+        # In a stack, what is 0 has no line: it would lie on its neighbour's.
+        drawn = np.where(values > 0, values + below, np.nan) if stacked else values
         if custom["drawStyle"] == "bars":
             width = 0.8 * (times[1] - times[0]) if len(times) > 1 else 1.0
             axes.bar(times, drawn - below, width, bottom=below, color=color, alpha=max(alpha, 0.4))
@@ -110,7 +113,7 @@ def timeseries(axes: Any, panel: dict[str, Any], series: Series, span: tuple[flo
             axes.plot(times, drawn, color=color, linewidth=1.1, **steps)
             if alpha:
                 axes.fill_between(times, below, drawn, color=color, alpha=alpha, linewidth=0)
-        below = drawn if stacked else 0.0
+        below = below + np.nan_to_num(values) if stacked else 0.0
     if custom.get("thresholdsStyle", {}).get("mode") == "line":
         for step in defaults["thresholds"]["steps"]:
             if step["value"] is not None and step["value"] <= 3 * axes.get_ylim()[1]:
@@ -121,7 +124,10 @@ def timeseries(axes: Any, panel: dict[str, Any], series: Series, span: tuple[flo
         low, high = axes.get_ylim()
         low = defaults.get("min", min(low, 0.0) if stacked or low >= 0 else low)
         axes.set_ylim(low, defaults.get("max", max(high, low + 1e-9)))
-        axes.yaxis.get_major_locator().set_params(nbins=5)
+        if unit == "bytes":  # at round numbers of MiB, not of MB
+            axes.yaxis.set_major_locator(MultipleLocator(2 ** max(math.ceil(math.log2(max(high, 1) / 5)), 0)))
+        else:
+            axes.yaxis.get_major_locator().set_params(nbins=5)
         ticks = [tick for tick in axes.get_yticks() if low <= tick <= axes.get_ylim()[1]]
         axes.set_yticks(ticks, [say(tick, unit) for tick in ticks])
         axes.set_ylim(low, axes.get_ylim()[1])
@@ -147,7 +153,7 @@ def stat(axes: Any, panel: dict[str, Any], series: Series, span: tuple[float, fl
         axes.plot(times, 0.05 + 0.38 * shape, color=color, linewidth=1)
     shown = say(value, defaults["unit"], defaults.get("decimals"))
     axes.text(
-        0.5, 0.62, shown, color=color, fontsize=19, ha="center", va="center", transform=axes.transAxes, weight=600
+        0.5, 0.62, shown, color=color, fontsize=19, ha="center", va="center", transform=axes.transAxes, weight="bold"
     )
     axes.set_xlim(*span)
     axes.set_ylim(0, 1)
@@ -173,7 +179,7 @@ def gauge(axes: Any, panel: dict[str, Any], series: Series, span: tuple[float, f
     for step, end in zip(steps, ends, strict=True):
         begin = low if step["value"] is None else step["value"]
         axes.add_patch(Wedge((0, 0), 1.1, angle(end), angle(begin), width=0.06, color=COLORS[step["color"]]))
-    axes.text(0, 0.02, say(value, defaults["unit"]), color=color, fontsize=14, ha="center", va="center", weight=600)
+    axes.text(0, 0.02, say(value, defaults["unit"]), color=color, fontsize=14, ha="center", va="center", weight="bold")
     axes.set(xlim=(-1.9, 1.9), ylim=(-0.4, 1.15), aspect="equal")
     axes.axis("off")
 

@@ -109,7 +109,7 @@ def draw(dashboard: dict[str, Any], panels: list[dict[str, Any]], data: dict[int
     page = figure.add_axes((0, 0, 1, 1))
     page.set(xlim=(0, width), ylim=(height, 0))
     page.axis("off")
-    page.text(16, 24, dashboard["title"], color=TEXT, fontsize=13, va="center", weight=600)
+    page.text(16, 24, dashboard["title"], color=TEXT, fontsize=13, va="center", weight="bold")
     begin, end = (datetime.fromtimestamp(one).strftime("%Y-%m-%d %H:%M:%S") for one in options.span)
     chosen = "   ".join(f"{name}: {'All' if value == '.*' else value}" for name, value in options.variables.items())
     page.text(16, 48, f"{begin} to {end}   {chosen}", color=FAINT, fontsize=8, va="center")
@@ -123,12 +123,12 @@ def draw(dashboard: dict[str, Any], panels: list[dict[str, Any]], data: dict[int
         wide, high = place["w"] * unit - GAP, place["h"] * CELL - GAP
         if panel["type"] == "row":
             page.text(
-                left + 8, top + high / 2, f"▾  {panel['title']}", color=TEXT, fontsize=10, va="center", weight=600
+                left + 8, top + high / 2, f"▾  {panel['title']}", color=TEXT, fontsize=10, va="center", weight="bold"
             )
             continue
         style = "round,pad=0,rounding_size=3"
         page.add_patch(FancyBboxPatch((left, top), wide, high, boxstyle=style, facecolor=PANEL, edgecolor=EDGE))
-        page.text(left + 10, top + 15, panel["title"], color=TEXT, fontsize=8, va="center", weight=600)
+        page.text(left + 10, top + 15, panel["title"], color=TEXT, fontsize=8, va="center", weight="bold")
         series = data[panel["id"]]
         if not series:
             page.text(left + wide / 2, top + high / 2, "No data", color=FAINT, fontsize=10, ha="center", va="center")
