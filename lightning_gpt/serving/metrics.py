@@ -26,6 +26,8 @@ _ERRORS_AS = {
     "insufficient_quota": "quota",
     "deadline_exceeded": "deadline",
     "invalid_api_key": "unauthorized",
+    "too_many_connections": "queue_full",
+    "headers_too_large": "too_large",
 }
 """Code of an ApiError -> reason, where they are not the same."""
 _COUNTS = {
@@ -158,12 +160,26 @@ class Metrics:
 
         Args:
             model: as the client named it; unknown ones share a series.
-            reason: of REASONS, or the `code` of the ApiError.
+            reason: of REASONS, or the `code` of the ApiError. One whose worker has died was admitted: its failure is
+                counted by `finished`, and not here.
         """
+        if reason == "worker_died":
+            return
         reason = _ERRORS_AS.get(reason, reason)
         if reason not in REASONS:
             reason = "other"
         self._child("admission_rejections_total", model if model in self._models else "", reason).inc()
+
+    def turned_away(self, status: int, code: str | None) -> None:
+        """Counts what was refused before it was a request: too many connections, headers that are too large or late.
+
+        Args:
+            status: of the answer.
+            code: of the error.
+        """
+        self._child("http_requests_total", "other", "", "", str(status)).inc()
+        if code in _ERRORS_AS:
+            self.rejected("", code)
 
     def worker(
         self,

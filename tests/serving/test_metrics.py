@@ -1,11 +1,14 @@
+import ast
 import random
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse
 
+from lightning_gpt.serving import metrics as metrics_module
 from lightning_gpt.serving.metric_table import EACH, METRICS, REASONS
 from lightning_gpt.serving.metrics import Metrics
 from lightning_gpt.serving.record import RequestRecord, WorkerStats
@@ -166,6 +169,36 @@ def test_every_reason_and_the_codes_of_errors_count(metrics):
     for reason in REASONS:
         twice = reason in ("rate_limit", "quota", "deadline", "unauthorized")
         assert value(metrics, "admission_rejections_total", reason=reason) == 1 + twice, reason
+
+
+def test_what_was_admitted_is_no_rejection_and_what_was_no_request_is_counted(metrics):
+    metrics.rejected("tiny", "worker_died")
+    assert not any(count for key, count in samples(metrics).items() if "rejections" in key[0])
+    metrics.turned_away(431, "headers_too_large")
+    metrics.turned_away(408, "request_timeout")
+    metrics.turned_away(503, "too_many_connections")
+    for code in ("431", "408", "503"):
+        assert value(metrics, "http_requests_total", endpoint="other", code=code, model="", version="") == 1
+    assert value(metrics, "admission_rejections_total", model="", reason="too_large") == 1
+    assert value(metrics, "admission_rejections_total", model="", reason="queue_full") == 1
+
+
+def test_every_refusal_of_the_service_has_a_reason(metrics):
+    """Codes of errors with these statuses, read from the source."""
+    sources = (Path(metrics_module.__file__).parent).glob("*.py")
+    codes = set()
+    for call in (node for path in sources for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))):
+        if not (isinstance(call, ast.Call) and getattr(call.func, "id", "") == "ApiError" and call.args):
+            continue
+        status, places = call.args[0], {word.arg: word.value for word in call.keywords}
+        code = call.args[3] if len(call.args) > 3 else places.get("code")
+        refused = isinstance(status, ast.Constant) and status.value in (401, 413, 429, 431, 503, 504)
+        if refused and isinstance(code, ast.Constant):
+            codes.add(code.value)
+    assert {"queue_full", "invalid_api_key", "no_worker"} <= codes
+    for code in codes:
+        metrics.rejected("tiny", code)
+    assert value(metrics, "admission_rejections_total", reason="other") is None
 
 
 def test_counts_of_workers_add_up_over_restarts(metrics):

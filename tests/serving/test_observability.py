@@ -197,6 +197,16 @@ def test_neither_keys_nor_words_are_kept_even_in_errors(running):
     assert KEY not in kept and "topsecret" not in kept
 
 
+def test_what_never_became_a_request_is_counted(running):
+    before = samples(running)
+    with socket.create_connection(("127.0.0.1", running.port)) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nhost: x\r\nx: " + b"y" * 100_000 + b"\r\n\r\n")
+        assert b" 431 " in connection.recv(1000)
+    after = samples(running)
+    assert grown(before, after, "http_requests_total", code="431", endpoint="other") == 1
+    assert grown(before, after, "admission_rejections_total", reason="too_large") == 1
+
+
 def test_openmetrics_is_spoken(running):
     connection = http.client.HTTPConnection("127.0.0.1", running.port, timeout=30)
     connection.request("GET", "/metrics", headers={"accept": "application/openmetrics-text;version=1.0.0"})
@@ -216,8 +226,9 @@ def test_the_end_is_told(running):
 
 def test_every_event_in_the_code_is_named():
     sources = (Path(__file__).parents[2] / "lightning_gpt" / "serving").glob("*.py")
-    found = {event for path in sources for event in re.findall(r"event\(\s*\"(\w+)\"", path.read_text())}
-    assert {"started", "worker_died"} <= found <= set(EVENTS)
+    calls = re.compile(r"event\(\s*\"(\w+)\"(?: if .* else \"(\w+)\")?")
+    found = {word for path in sources for call in calls.findall(path.read_text()) for word in call if word}
+    assert {"started", "worker_died", "degradation"} <= found <= set(EVENTS)
 
 
 @pytest.fixture
