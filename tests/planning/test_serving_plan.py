@@ -9,7 +9,6 @@ from math import comb
 import numpy as np
 import pytest
 
-from lightning_gpt.cli import main
 from lightning_gpt.planning.serving_availability import Troubles, at_least, with_spares
 from lightning_gpt.planning.serving_plan import FLAT, Demand, Fleet, needed, p99_of, parse_day, plan_serving
 from lightning_gpt.planning.serving_speed import of_bench, of_flags, of_load, ratios_of
@@ -278,40 +277,3 @@ def test_fleets_that_cannot_be(given):
         Fleet(**given)
     with pytest.raises(ValueError, match="restart_s=-1"):
         Troubles(restart_s=-1)
-
-
-def test_the_command(staircase, tmp_path, capsys):
-    figure, numbers = tmp_path / "plan.png", tmp_path / "plan.json"
-    args = f"plan serving --rate 1000 --load {staircase} --gpus 1xL4 --spot_share 0.5 --day 0.3:14 --options int8=1.5"
-    main([*args.split(), "--figure", str(figure), "--json", str(numbers)])
-    text = capsys.readouterr().out
-    assert "list price of" in text and "change me: --price" in text and "measured by the hour" in text
-    assert figure.read_bytes().startswith(b"\x89PNG")
-    found = json.loads(numbers.read_text())
-    first, second = found["options"]
-    assert (first["name"], first["rate_within"], first["replicas"]["needed"]) == ("measured", 200, 7)
-    assert second["replicas"]["needed"] == 5 and second["dollars_per_month"] < first["dollars_per_month"]
-    assert len(first["hours"]) == 24 and "measured    " in text
-    main(["plan", "serving", "--rate", "10", "--load", str(staircase), "--tokens_out", "32"])
-    text = capsys.readouterr().out
-    assert "stretched to 32, which is not measured" in text and "price unknown" in text
-
-
-@pytest.mark.parametrize(
-    ("args", "message"),
-    [
-        ("", "rate: give the requests"),
-        ("--rate 10", "got none"),
-        ("--rate 10 --tokens_per_s 5", "tokens_per_s and latency go together"),
-        ("--rate 10 --tokens_per_s 5 --latency 1 --bench x", "got --bench, --tokens_per_s"),
-        ("--rate 10 --tokens_per_s 900 --latency 1", "slo=0.5 s is not kept"),
-        ("--rate 10 --tokens_per_s 900 --latency 0.1 --tokens_in 0", "tokens_in=0"),
-        ("--rate 10 --load missing.json", "load=missing.json cannot be read"),
-    ],
-)
-def test_mistakes_are_one_clear_line(args, message, capsys):
-    with pytest.raises(SystemExit) as stop:
-        main(["plan", "serving", *args.split()])
-    assert stop.value.code == 2
-    error = capsys.readouterr().err
-    assert message in error and error.count("\n") == 1
