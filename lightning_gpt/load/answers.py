@@ -11,6 +11,7 @@ from lightning_gpt.load.exchange import Exchange
 from lightning_gpt.load.prompts import Prompt
 
 ANSWERS_FILE = "answers.jsonl"
+MOST_EXAMPLES = 5
 
 
 class Answers:
@@ -24,6 +25,8 @@ class Answers:
         self._keys = [key_of(prompt) for prompt in prompts]
         self._prompts = prompts
         self._texts: dict[tuple[str, int], str] = {}
+        self.examples: list[dict[str, Any]] = []
+        """The first answers that were wrong: prompt, max_tokens, stream, expected, got."""
 
     def learn(self, exchange: Exchange) -> None:
         """Takes its text for the right one."""
@@ -36,7 +39,13 @@ class Answers:
     def right(self, exchange: Exchange) -> bool:
         """Whether its text is the right one; a text that nobody knows is."""
         expected = self._texts.get((self._keys[exchange.prompt], exchange.max_tokens))
-        return expected is None or expected == exchange.text
+        if expected is None or expected == exchange.text:
+            return True
+        if len(self.examples) < MOST_EXAMPLES:
+            asked = {"prompt": self._prompts[exchange.prompt], "max_tokens": exchange.max_tokens}
+            got = {"stream": exchange.stream, "expected": expected, "got": exchange.text}
+            self.examples.append(asked | got)
+        return False
 
     def __len__(self) -> int:
         return len(self._texts)

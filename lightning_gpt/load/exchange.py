@@ -120,7 +120,7 @@ class Exchange:
             self._problem = f"{self.connection.reader.status} {error_code(event)} in the stream"
             return
         if event.get("usage"):
-            self.tokens = int(event["usage"]["completion_tokens"])
+            self.tokens = _count(event["usage"])
         text = "".join(_text(choice) for choice in event["choices"])
         if not text:
             return  # a role, a finish or the usage
@@ -144,7 +144,7 @@ class Exchange:
             content = loads(body)
             if status != 200:
                 return f"{status} {error_code(content)}".rstrip()
-            self.tokens = int((content.get("usage") or {}).get("completion_tokens", 0))
+            self.tokens = _count(content.get("usage") or {})
             choices = content["choices"]
             if self.keep_text:
                 self._texts = [_text(choice) for choice in choices]
@@ -168,6 +168,12 @@ def error_code(content: dict[str, Any]) -> str:
     error = content.get("error") if isinstance(content, dict) else None
     found = (error.get("code") or error.get("type") or "") if isinstance(error, dict) else ""
     return "".join(character for character in str(found)[:MOST_CODE] if character.isprintable())
+
+
+def _count(usage: dict[str, Any]) -> int:
+    """Tokens of the answer; 0 where the server does not say, or says what cannot be."""
+    found = usage.get("completion_tokens")
+    return found if isinstance(found, int) and 0 <= found < 2**31 else 0
 
 
 def _text(choice: dict[str, Any]) -> str:

@@ -150,7 +150,7 @@ class Generator:
                 most,
                 stream,
                 tenant,
-                self.recorder.gaps.add,
+                self.recorder.gaps.add if due - self.start >= settings.warmup_s else None,
                 self.answers is not None,
             )
         )

@@ -12,6 +12,9 @@ from lightning_gpt.load.exchange import OK, Exchange
 
 FINEST_S, BINS_PER_DECADE, DECADES = 1e-5, 200, 7
 NOTHING = float("nan")
+MOST_OUTCOMES = 200
+OTHER = "other"
+"""What errors of further kinds are called: a server may make up a code each time."""
 
 
 class Histogram:
@@ -84,8 +87,10 @@ class Recorder:
         """
         number = self._number.get(exchange.outcome)
         if number is None:
-            number = self._number[exchange.outcome] = len(self.outcomes)
-            self.outcomes.append(exchange.outcome)
+            outcome = exchange.outcome if len(self.outcomes) < MOST_OUTCOMES else OTHER
+            number = self._number.setdefault(outcome, len(self.outcomes))
+            if number == len(self.outcomes):
+                self.outcomes.append(outcome)
         due = exchange.due
         self.due.append(due - start)
         self.lag.append((exchange.sent or exchange.ended) - due)

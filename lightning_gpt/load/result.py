@@ -39,6 +39,8 @@ class LoadResult:
     watched: list[dict[str, float]]
     hardware: dict[str, Any]
     warnings: list[str]
+    wrong_answers: list[dict[str, Any]]
+    """The first few, beside what was expected."""
     samples: Samples = field(repr=False)
     answers: Answers | None = field(default=None, repr=False)
 

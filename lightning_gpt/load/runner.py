@@ -115,10 +115,16 @@ async def run_load_async(
         answers = None
         if settings.check or settings.expect:
             answers = Answers(prompts)
+            kinds = sorted(set(zip(draws.prompt, draws.max_tokens)))
             if settings.expect:
                 answers.read(Path(settings.expect))
+                if unknown := [kind for kind in kinds if not answers.knows(*kind)]:
+                    raise ValueError(
+                        f"expect={settings.expect} lacks {len(unknown):,} of the {len(kinds):,} different requests of "
+                        "this load: use the prompts and max_tokens that it was made with, or --check"
+                    )
             else:
-                await ask_alone(client, bodies, draws, answers, settings)
+                await ask_alone(client, bodies, kinds, answers, settings)
         generator = Generator(settings, client, bodies, draws, due, answers, on_second)
         gc.collect()
         gc.freeze()  # what lives until the end need not be looked through again and again
@@ -172,13 +178,21 @@ async def first_model(client: Client, key: str) -> str:
     raise ValueError(f"the server's /models names no model (status {status}): {hint}")
 
 
-async def ask_alone(client: Client, bodies: Bodies, draws: Draws, answers: Answers, settings: LoadSettings) -> None:
+async def ask_alone(
+    client: Client, bodies: Bodies, kinds: list[tuple[int, int]], answers: Answers, settings: LoadSettings
+) -> None:
     """Asks everything that the load will ask, once and one by one, and remembers the answers.
+
+    Args:
+        client: sends.
+        bodies: makes the requests' bytes.
+        kinds: (prompt, max_tokens) of each different request.
+        answers: learns.
+        settings: of the load.
 
     Raises:
         ValueError: there is too much to ask, or a request fails even when it is alone.
     """
-    kinds = sorted(set(zip(draws.prompt, draws.max_tokens)))
     if len(kinds) > MOST_ALONE:
         raise ValueError(
             f"{len(kinds):,} different requests are too many to ask beforehand, at most {MOST_ALONE:,}: "
