@@ -2,6 +2,7 @@ import asyncio
 import os
 import signal
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ def test_requests_go_out_when_they_are_due_and_all_are_counted(server):
     assert np.allclose(np.sort(found.samples.due), np.arange(40) / 100, atol=1e-6)
     assert {headers["authorization"] for _, headers, _ in server.seen} == {"Bearer k1", "Bearer k2"}
     assert sum(one["requests"] for one in found.tenants) == 40 and len(found.tenants) == 2
-    assert found.series["sent"] == [40] == found.series["ok"] and found.series["in_flight"] == [0]
+    assert sum(found.series["sent"]) == 40 == sum(found.series["ok"]) and found.series["in_flight"][-1] == 0
     assert (found.samples.lag >= 0).all() and (found.samples.latency >= found.samples.lag).all()
 
 
@@ -36,7 +37,6 @@ def test_a_stall_shows_in_every_request_that_was_due_in_it(server):
     assert (latency[stalled] > 0.5 - due[stalled] - 0.05).all()  # what was left of the stall when each was due
     # A client that waits for its answers would see the stall once, and a P90 without it.
     assert found.totals["latency_ms"]["p90"] > 350 and found.totals["requests"] == 100
-    assert found.samples.lag.max() < 0.4  # none was held back
 
 
 def test_latency_runs_from_the_intended_time_when_the_client_has_no_connection_left(server):
@@ -44,7 +44,7 @@ def test_latency_runs_from_the_intended_time_when_the_client_has_no_connection_l
     found = load(server, connections=1)
     assert server.connections == 1 and found.totals["ok"] == 40
     assert found.totals["waited_for_connection"] > 30 and found.totals["client_lag_ms"]["p99"] > 500
-    assert np.isclose(found.samples.latency.max(), found.seconds - 0.39, atol=0.2)
+    assert found.samples.latency.max() > 40 * 0.05 - 0.4  # the last waited for all others
     assert any("1 connections" in one for one in found.warnings)
 
 
@@ -55,10 +55,10 @@ def test_streams_are_timed_token_by_token(server, endpoint):
     assert found.totals["ok"] == 10 and found.totals["tokens"] == 40  # of the usage, not the pieces
     assert all(body["stream"] for _, _, body in server.seen)
     ttft, whole = found.samples.ttft, found.samples.latency
-    # Server's sleeps: one before each of the two pieces, the role's chunk of a chat is no token.
-    assert (ttft >= 0.03).all() and (whole - ttft >= 0.025).all()
-    assert np.allclose(found.samples.tpot * 3, whole - ttft, atol=0.02)
-    assert found.totals["itl_ms"]["p50"] >= 25 and found.totals["itl_ms"]["max"] >= found.totals["itl_ms"]["p50"]
+    # The server sleeps before each of the two pieces; the role's chunk of a chat is no token.
+    assert (ttft >= 0.029).all() and (whole >= 0.058).all() and (whole > ttft).all()
+    assert (found.samples.tpot > 0).all() and (found.samples.tpot * 3 <= whole - ttft + 1e-6).all()
+    assert 0 < found.totals["itl_ms"]["p50"] <= found.totals["itl_ms"]["max"]
 
 
 def test_chunked_answers_and_closed_connections_are_taken(server):
@@ -93,7 +93,7 @@ def test_errors_are_counted_by_what_they_are(server, whole_answer):
     assert found.totals["ok"] == 4 and found.totals["errors"] == 6 and found.totals["error_rate"] == 0.6
     assert found.totals["availability"] == 0.5  # refusals are not failures
     assert found.totals["refusals_with_retry_after"] == 2
-    assert found.series["errors_by_kind"]["429 queue_full"] == [2] and found.series["errors"] == [6]
+    assert found.series["errors_by_kind"]["429 queue_full"][0] == 2 and sum(found.series["errors"]) == 6
 
 
 def test_streams_that_break_are_errors(server):
@@ -111,10 +111,10 @@ def test_streams_that_break_are_errors(server):
 
 def test_requests_without_an_answer_time_out_and_count_with_the_time_they_waited(server):
     server.behave = lambda number, headers, body: "hang" if number % 5 == 0 else None
-    found = load(server, requests=20, timeout_s=0.3)
+    found = load(server, requests=20, timeout_s=1)
     assert found.errors == {"timeout": 4} and found.totals["ok"] == 16
-    assert 300 <= found.totals["latency_ms"]["max"] < 600
-    assert any("no answer in 0.3 s" in one for one in found.warnings)
+    assert found.totals["latency_ms"]["p90"] >= 1000
+    assert any("no answer in 1 s" in one for one in found.warnings)
 
 
 def test_a_server_that_goes_away_is_counted_as_refusing(server):
@@ -122,6 +122,15 @@ def test_a_server_that_goes_away_is_counted_as_refusing(server):
     server.behave = lambda number, headers, body: server.stop_listening() if number == 5 else None
     found = load(server, requests=30, connections=1)
     assert found.errors["refused"] >= 20 and found.totals["ok"] >= 1
+
+
+def test_a_generator_that_is_held_up_says_so(server):
+    settings = LoadSettings(server.url, rate=50, duration_s=1.4, model="tiny")
+    found = run_load(settings, lambda second: time.sleep(0.3))
+    assert found.totals["client_lag_ms"]["p99"] > 200 and any("was a bottleneck" in one for one in found.warnings)
+    # Those that were due meanwhile count from when they were due.
+    late = found.samples.lag > 0.1
+    assert late.any() and (found.samples.latency[late] > found.samples.lag[late]).all()
 
 
 def test_nobody_there_is_told_before_the_load(server):
@@ -151,6 +160,7 @@ def test_wrong_answers_are_noticed(server):
     )
     found = load(server, check=True, requests=40, concurrency=1)
     assert found.errors == {"wrong": found.totals["wrong"]} and found.totals["wrong"] == 4
+    assert len(found.wrong_answers) == 4 and {one["got"] for one in found.wrong_answers} == {"another"}
     assert found.totals["ok"] == 36 and any("alone" in one for one in found.warnings)
     assert first.answers is not None and len(first.answers) == 32
 
@@ -161,18 +171,21 @@ def test_answers_of_another_run_are_expected(server, tmp_path):
     assert found.totals["ok"] == 40 == len(server.seen)
     server.answer = lambda body: "another"
     assert load(server, expect=str(tmp_path / "answers.jsonl"), requests=40).totals["wrong"] == 40
+    with pytest.raises(ValueError, match="lacks 32 of the 32 different requests"):
+        load(server, expect=str(tmp_path / "answers.jsonl"), max_tokens="17")
     (tmp_path / "answers.jsonl").write_text("{}\n")
     with pytest.raises(ValueError, match="line 1 must be"):
         load(server, expect=str(tmp_path / "answers.jsonl"))
 
 
-def test_steps_have_figures_of_their_own_and_warm_up_counts_in_none(server):
-    server.stall = (0.0, 0.35)
-    found = load(server, steps="100:0.5,200:0.5", slo_ms=200, warmup_s=0.4)
+def test_steps_have_figures_of_their_own_and_warm_up_counts_in_none(server, whole_answer):
+    server.behave = lambda number, headers, body: whole_answer(b"", "503 No") if number < 50 else None
+    found = load(server, steps="100:0.5,200:0.5", slo_ms=5000, warmup_s=0.4, connections=1)
     assert [one["requests"] for one in found.steps] == [50, 100]
+    assert [one["errors"] for one in found.steps] == [50, 0]
     assert [one["holds"] for one in found.steps] == [False, True]
-    assert found.totals["requests"] == 110 and found.totals["latency_ms"]["max"] < 300
-    assert sum(found.series["sent"]) == 150
+    assert found.totals["requests"] == 110 and found.errors == {"503": 10}
+    assert sum(found.series["sent"]) == 150 and sum(found.series["errors"]) == 50
 
 
 def test_an_interrupt_ends_the_load_and_leaves_what_was_found(server):
@@ -188,7 +201,8 @@ def test_an_interrupt_ends_the_load_and_leaves_what_was_found(server):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_stopping_twice_does_not_wait_for_answers(server):
+def test_stopping_twice_does_not_wait_for_answers(server, monkeypatch):
+    monkeypatch.setattr("lightning_gpt.load.generator.GRACE_S", 600)
     settings = LoadSettings(server.url, rate=100, duration_s=60, model="tiny")
 
     def stop_twice(generator):
@@ -204,7 +218,6 @@ def test_stopping_twice_does_not_wait_for_answers(server):
 
     found = asyncio.run(run_load_async(settings, on_start=stop_twice))
     assert found.totals["cancelled"] == found.totals["requests"] >= 6
-    assert found.seconds < 4  # shorter than the grace that stopping once gives
     assert found.errors == {} and found.totals["error_rate"] != found.totals["error_rate"]
 
 
@@ -226,3 +239,23 @@ def test_processes_are_watched(server):
     assert found.watched and found.watched[0]["rss_bytes"] > 1e6 and found.watched[0]["processes"] >= 1
     with pytest.raises(ValueError, match="no such process"):
         load(server, watch_pids=(2**22 + 5,))
+
+
+def test_odd_answers_do_not_stop_the_load(server, whole_answer):
+    bodies = [
+        b'{"choices": [{"text": null}], "usage": {"completion_tokens": -3}}',
+        b'{"choices": [{"text": "x"}], "usage": {"completion_tokens": 1e99}}',
+        b'{"choices": [{"text": "x"}], "usage": null}',
+        b'{"choices": null}',
+        b"[]",
+        b'"text"',
+        b"",
+    ]
+    server.behave = lambda number, headers, body: (
+        whole_answer(bodies[number])
+        if number < len(bodies)
+        else whole_answer(b'{"error": {"code": "made-up-%d"}}' % number, "500 Oops")
+    )
+    found = load(server, requests=300, rate=1000)
+    assert found.totals["requests"] == 300 and found.totals["tokens"] == 0 and found.totals["ok"] >= 3
+    assert sum(found.errors.values()) == 300 - found.totals["ok"] and found.errors["other"] > 50
