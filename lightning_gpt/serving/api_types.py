@@ -47,8 +47,8 @@ class _Sampling(_Body):
     """Not OpenAI's. Null, 0 and -1 = all tokens."""
     min_p: float | None = Field(None, ge=0, le=1, allow_inf_nan=False)
     """Not OpenAI's."""
-    repetition_penalty: float = Field(1.0, gt=0, le=10, allow_inf_nan=False)
-    """Not OpenAI's."""
+    repetition_penalty: float = Field(1.0, ge=0.01, le=10, allow_inf_nan=False)
+    """Not OpenAI's. Logits are divided by it: next to 0 they would be infinite."""
     presence_penalty: float = Field(0.0, ge=-2, le=2, allow_inf_nan=False)
     frequency_penalty: float = Field(0.0, ge=-2, le=2, allow_inf_nan=False)
     logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]] | None = Field(
