@@ -116,6 +116,29 @@ def test_a_body_that_says_nothing_is_refused(service, path, body):
     refused(exchange(service.port, post(path, body)), 400, 404)
 
 
+EXTREMES = [
+    {"temperature": 5e-324},
+    {"temperature": 1e-38, "logit_bias": {"3": 100}},
+    {"top_p": 5e-324},
+    {"min_p": 1, "temperature": 2},
+    {"min_p": 5e-324},
+    {"logit_bias": {str(token): -100 for token in range(256)}},
+    {"repetition_penalty": 5e-324},
+    {"repetition_penalty": 0.01, "temperature": 1e-30},
+    {"presence_penalty": 2, "frequency_penalty": -2, "repetition_penalty": 10},
+    {"seed": -(1 << 63)},
+    {"min_tokens": 3, "ignore_eos": True, "top_k": 1 << 20},
+]
+
+
+@pytest.mark.parametrize("given", EXTREMES, ids=lambda given: json.dumps(given)[:40])
+def test_no_number_kills_a_worker(service, given):
+    for temperature in (0, 1):
+        status, answer = service.post("/v1/completions", {**GOOD, "temperature": temperature, **given})
+        assert status in (200, 400), answer
+    assert service.metric("lightning_gpt_worker_restarts_total") == 0
+
+
 def test_the_last_of_two_equal_fields_counts(service):
     body = json.dumps(GOOD)[:-1].encode() + b', "temperature": 9, "temperature": 0}'
     ((status, _, _),) = exchange(service.port, post("/v1/completions", body))
