@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test test-slow lint bench clean
+.PHONY: setup tools demo test test-slow lint bench clean
 
 setup: $(VENV)/.ready
 
@@ -23,7 +23,16 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-test: lint
+# Programs that tests of the service run for real. Where they are missing and cannot be installed, those tests are skipped.
+TOOLS := chromium nginx-light prometheus fonts-dejavu-core
+
+tools:
+	@command -v chromium >/dev/null && command -v nginx >/dev/null && command -v promtool >/dev/null \
+	|| { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get update -qq \
+	     && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(TOOLS) >/dev/null; } \
+	|| echo "tests that need $(TOOLS) are skipped: install them as root"
+
+test: lint tools
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow"
 
 test-slow: setup

@@ -36,11 +36,10 @@ _AFTER_ID = b',"object":'
 class Ticket:
     """The right to one request."""
 
-    __slots__ = ("_deadline", "_lane", "_lease", "_number", "_record")
+    __slots__ = ("_lane", "_lease", "_number", "_record")
 
-    def __init__(self, lease: Lease, lane: Lane, number: int, deadline: float, record: RequestRecord) -> None:
-        self._lease, self._lane, self._number = lease, lane, number
-        self._deadline, self._record = deadline, record
+    def __init__(self, lease: Lease, lane: Lane, number: int, record: RequestRecord) -> None:
+        self._lease, self._lane, self._number, self._record = lease, lane, number, record
 
     def settle(self, prompt_tokens: int, new_tokens: int, error: BaseException | None) -> None:
         """It is over; the first call counts.
@@ -69,17 +68,15 @@ class Ticket:
             lane.breaker.succeeded(self._number)
 
     def _is_failure(self, error: BaseException | None) -> bool:
-        """Whether an end speaks against the version: not the client's leaving, nor a deadline that it set itself, with
-        which one client could shut out all."""
+        """Whether an end speaks against the version: not the client's leaving, nor a deadline that it set itself (408),
+        with which one client could shut out all."""
         if isinstance(error, ClientGone | asyncio.CancelledError):
             return False
         code = self._record.code  # of a stream that ended early, with its head sent
         status = 500 if error is not None or code is not None else 200
         if isinstance(error, ApiError):
             status, code = error.status, error.code
-        if code == "deadline_exceeded":
-            return self._deadline - self._record.received >= self._lane.config.limits.timeout_s * 0.99
-        return status >= 500 and code != "draining"
+        return status >= 500 and code not in ("draining", "client_deadline")
 
 
 class Admission:
@@ -228,7 +225,7 @@ class Admission:
         except BaseException:
             lease.refund()
             raise
-        return Ticket(lease, lane, number, deadline, exchange.record)
+        return Ticket(lease, lane, number, exchange.record)
 
     def kept_answer(self, exchange: Exchange, job: Job, tenant: Tenant) -> bytes | None:
         """The answer, if the same was asked before."""
@@ -261,7 +258,8 @@ class Admission:
     def refused(self, exchange: Exchange, error: ApiError) -> None:
         """A request was refused, here or elsewhere."""
         record = exchange.record
-        if error.status not in (401, 413, 429, 503, 504) or error.code is None:
+        counted = error.status in (401, 413, 429, 503, 504) or error.code == "client_deadline"
+        if not counted or error.code is None:
             return
         self.metrics.rejected(record.model, error.code)
         lane = self.lanes.get((record.model, record.version))

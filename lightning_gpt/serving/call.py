@@ -63,6 +63,7 @@ class Call:
         index: which of the request's texts it is.
         deadline: time.monotonic() after which nobody wants it.
         priority: smaller is served first.
+        own_deadline: whether the deadline is the client's, not the service's.
     """
 
     __slots__ = (
@@ -75,14 +76,17 @@ class Call:
         "inbox",
         "index",
         "order",
+        "own_deadline",
         "priority",
         "replica",
         "started",
     )
 
-    def __init__(self, order: Order, inbox: Inbox, index: int, deadline: float, priority: int = 0) -> None:
+    def __init__(
+        self, order: Order, inbox: Inbox, index: int, deadline: float, priority: int = 0, own_deadline: bool = False
+    ) -> None:
         self.order, self.inbox, self.index = order, inbox, index
-        self.deadline, self.priority = deadline, priority
+        self.deadline, self.priority, self.own_deadline = deadline, priority, own_deadline
         self.cost = len(order.prompt) + order.max_tokens
         """Tokens that it may take."""
         self.dispatched: float | None = None
@@ -109,6 +113,14 @@ class Call:
         self.done = True
         if not self.gone:
             self.inbox.fail(error)
+
+    def expire(self) -> None:
+        """Its deadline has passed. One that the client set is the client's: it would else be a way to make a service
+        look broken."""
+        if self.own_deadline:
+            self.fail(ApiError(408, "the deadline of X-Request-Timeout has passed", code="client_deadline"))
+        else:
+            self.fail(ApiError(504, "the request's deadline has passed", code="deadline_exceeded"))
 
     def refuse(self, letter: Refused | Broken) -> None:
         """The engine did not take it, or broke on it."""

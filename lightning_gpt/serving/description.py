@@ -23,7 +23,7 @@ _REFUSALS = {
     401: "No key, or an unknown one.",
     403: "A model that is not the tenant's.",
     404: "No such model.",
-    408: "The body did not arrive in time.",
+    408: "The body did not arrive, or X-Request-Timeout passed.",
     413: "The body is too large.",
     429: "Too much was asked for; Retry-After says when to come again.",
     500: "The service failed.",

@@ -226,10 +226,12 @@ async def submitted(
         ApiError: they are not admitted.
     """
     limits, record, inbox = service.config.limits, exchange.record, Inbox()
-    deadline = record.received + seconds_allowed(exchange, limits)
+    allowed = seconds_allowed(exchange, limits)
+    deadline = record.received + allowed
     prompt_tokens, new_tokens = sum(len(one.prompt) for one in orders), sum(one.max_tokens for one in orders)
     ticket = service.admission.admit(tenant, served, prompt_tokens, new_tokens, deadline, exchange)
-    calls = [Call(order, inbox, index, deadline, tenant.priority) for index, order in enumerate(orders)]
+    own = allowed < limits.timeout_s
+    calls = [Call(order, inbox, index, deadline, tenant.priority, own) for index, order in enumerate(orders)]
     watcher: asyncio.Task[None] | None = None
     error: BaseException | None = None
     try:

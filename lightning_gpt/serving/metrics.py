@@ -25,11 +25,14 @@ _ERRORS_AS = {
     "too_many_parallel_requests": "rate_limit",
     "insufficient_quota": "quota",
     "deadline_exceeded": "deadline",
+    "client_deadline": "deadline",
     "invalid_api_key": "unauthorized",
     "too_many_connections": "queue_full",
     "headers_too_large": "too_large",
 }
 """Code of an ApiError -> reason, where they are not the same."""
+_BROKEN_STREAMS = {"deadline_exceeded": 504, "client_deadline": 408}
+"""Code of a stream that ended early -> status that it counts as; else 500."""
 _COUNTS = {
     "prompt_tokens": "prompt_tokens_total",
     "shared_tokens": "prefix_cache_hit_tokens_total",
@@ -129,7 +132,7 @@ class Metrics:
         status = record.status
         whole = status == 200 and record.code is None
         if status == 200 and not whole:
-            status = 504 if record.code == "deadline_exceeded" else 500
+            status = _BROKEN_STREAMS.get(record.code, 500)
         code = str(status) if 100 <= status <= 599 else "other"
         self._child("http_requests_total", endpoint, model, version, code).inc()
         if status == 499:

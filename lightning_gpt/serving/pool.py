@@ -216,7 +216,7 @@ class Pool:
             for replica in self.replicas:
                 late += [call for call in replica.calls.values() if call.deadline <= now and not call.gone]
             for call in late:
-                call.fail(ApiError(504, "the request's deadline has passed", code="deadline_exceeded"))
+                call.expire()
                 self.cancel(call)
             for replica in list(self.replicas):
                 if now - replica.heard > self.service.heartbeat_s:

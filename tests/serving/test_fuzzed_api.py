@@ -10,9 +10,9 @@ from service_process import ServiceProcess, small_model
 
 from lightning_gpt.serving.description import describe
 
-EXCLUDED = ("positive_data_acceptance", "unsupported_method", "not_a_server_error")
+EXCLUDED = ("positive_data_acceptance", "unsupported_method")
 """What fits its schema may still be refused: a context is full, a template lacks a role, two fields contradict each
-other. Methods are test_hostile_clients.py's. A client that gives 5e-324 s gets the 504 that it asked for."""
+other. Methods are test_hostile_clients.py's."""
 
 
 def described():
@@ -39,27 +39,28 @@ def api(service):
 
 
 def fuzz(operation, examples):
-    """Requests that fit the description and requests that do not, half each."""
+    """Requests that fit the description and requests that do not, half each; a text in a path always fits."""
+    for mode in GenerationMode if operation.body else [GenerationMode.POSITIVE]:
+        ask(operation, examples if operation.body or operation.path_parameters else 1, mode)
+
+
+def ask(operation, examples, mode):
     excluded = [CHECKS.get_one(name) for name in EXCLUDED]
-    modes = GenerationMode if operation.body else [GenerationMode.POSITIVE]  # a text in a path always fits
-    for mode in modes:
 
-        @hypothesis.settings(
-            max_examples=examples if operation.body or operation.path_parameters else 1,
-            deadline=None,
-            derandomize=True,
-            database=None,
-            suppress_health_check=list(hypothesis.HealthCheck),
-        )
-        @hypothesis.given(case=operation.as_strategy(generation_mode=mode))
-        def ask(case, mode=mode):
-            if mode is GenerationMode.POSITIVE and isinstance(case.body, dict) and case.body.get("model") is not None:
-                case.body["model"] = "tiny"  # random names lead no further than 404
-            answer = case.call_and_validate(timeout=60, excluded_checks=excluded)
-            hurried = "X-Request-Timeout" in (case.headers or {})
-            assert answer.status_code < 500 or (answer.status_code == 504 and hurried), answer.text
+    @hypothesis.settings(
+        max_examples=examples,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=list(hypothesis.HealthCheck),
+    )
+    @hypothesis.given(case=operation.as_strategy(generation_mode=mode))
+    def one(case):
+        if mode is GenerationMode.POSITIVE and isinstance(case.body, dict) and case.body.get("model") is not None:
+            case.body["model"] = "tiny"  # random names lead no further than 404
+        case.call_and_validate(timeout=60, excluded_checks=excluded)
 
-        ask()
+    one()
 
 
 @pytest.mark.parametrize(("method", "path"), described())
