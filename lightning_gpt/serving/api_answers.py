@@ -161,7 +161,11 @@ class Version(_Answer):
 
 STREAM: dict[str, Any] = {
     "text/event-stream": {
-        "schema": {"type": "string", "description": "data: {chunk}, an empty line, ..., data: [DONE]"}
+        "itemSchema": {
+            "type": "object",
+            "required": ["data"],
+            "properties": {"data": {"type": "string", "description": "A chunk as JSON; of the last event [DONE]."}},
+        }
     }
 }
-"""What stream=true gives instead."""
+"""What stream=true gives instead: each event, in OpenAPI 3.2's word for it."""
