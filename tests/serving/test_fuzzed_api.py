@@ -59,9 +59,7 @@ def ask_all(operation, examples, mode):
     def ask(case):
         if mode is GenerationMode.POSITIVE and isinstance(case.body, dict) and case.body.get("model") is not None:
             case.body["model"] = "tiny"  # random names lead no further than 404
-        answer = case.call_and_validate(timeout=60, excluded_checks=excluded)
-        hurried = "X-Request-Timeout" in (case.headers or {})
-        assert answer.status_code < 500 or (answer.status_code == 504 and hurried), answer.text
+        case.call_and_validate(timeout=60, excluded_checks=excluded)
 
     ask()
 
