@@ -2,12 +2,15 @@
 
 import functools
 import math
+import sys
 from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+T = TypeVar("T")
 IGNORE_INDEX = -100
 
 # Up to this many logits the plain form is as fast and small enough; above, tokens are taken in equal chunks of at most
@@ -118,8 +121,24 @@ class _ChunkedLinearCrossEntropy(torch.autograd.Function):
         return grad_hidden.mul_(grad_loss), grad_weight.mul_(grad_loss), None, None, None, None, None, None
 
 
+def _not_compiled(function: Callable[..., T]) -> Callable[..., T]:
+    """torch.compiler.disable, which imports the compiler, once something is compiled: a second of every start."""
+    disabled: list[Callable[..., T]] = []
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> T:
+        if "torch._dynamo" not in sys.modules:
+            return function(*args, **kwargs)
+        if not disabled:
+            disabled.append(torch.compiler.disable(function))
+        return disabled[0](*args, **kwargs)
+
+    call._torchdynamo_disable = True
+    return call
+
+
 # A compiler would unroll the loop and compile every chunk for itself: minutes where there are many.
-@torch.compiler.disable
+@_not_compiled
 def chunked_linear_cross_entropy(
     hidden_NC: Tensor,
     weight_VC: Tensor,
