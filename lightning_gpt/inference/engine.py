@@ -16,6 +16,7 @@ from lightning_gpt.inference.batch_sampler import BatchSampler, Drawn
 from lightning_gpt.inference.block_pool import BlockPool, mark, root_hash
 from lightning_gpt.inference.engine_config import EngineConfig, EngineStats
 from lightning_gpt.inference.request import Completion, Finish, Output, Request, TokenLogprob
+from lightning_gpt.inference.row_filters import NotFiniteError
 from lightning_gpt.inference.runner import Runner, StepInput
 from lightning_gpt.inference.scheduler import UNLIMITED, Row, Scheduler
 from lightning_gpt.inference.speculation import Proposal
@@ -184,7 +185,12 @@ class Engine:
 
     @torch.inference_mode()
     def step(self) -> list[Output]:
-        """Computes once; the new tokens of all that made one, and the ends of what was cancelled."""
+        """Computes once; the new tokens of all that made one, and the ends of what was cancelled.
+
+        Raises:
+            NotFiniteError: nothing can be drawn for the requests in its `keys`. Once they are cancelled, the others go
+                on as if they had never been.
+        """
         outputs, self._ended = self._ended, []
         if self.drafter is not None:
             self._guess()
@@ -225,7 +231,13 @@ class Engine:
         for row, count in plan:
             if row.computed + count < len(row.tokens):
                 advance(row, row.computed + count)
-        made = self._draw(logits_BV, drawing, len(wanted))
+        try:
+            made = self._draw(logits_BV, drawing, len(wanted))
+        except NotFiniteError as error:
+            self._ended = outputs
+            owners = [active.row.key for active, _ in drawing for _ in range(len(active.row.draft) + 1)]
+            error.keys = sorted({owners[row] for row in error.rows})
+            raise
         if self.drafter is not None:
             outcomes = {active.row.key: (len(active.row.draft), len(new)) for (active, _), new in zip(drawing, made)}
             self.drafter.observe(outcomes, len(tokens), perf_counter() - started)

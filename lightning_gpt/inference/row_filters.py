@@ -60,6 +60,8 @@ class NotFiniteError(ValueError):
             "that are not finite, for float16 overflow, or for a logit_bias or banned ids that forbid every token"
         )
         self.rows = rows
+        self.keys: list[int] = []
+        """Of an engine's requests, where it was one that could not draw."""
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,7 @@ async def chat_completions(exchange: Exchange, service: Service) -> None:
 
 async def _generate(exchange: Exchange, service: Service, kind: type) -> None:
     tenant = service.admission.identify(exchange)
+    service.admission.shed(tenant)
     job = await read_job(exchange, service, kind, tenant)
     kept = service.admission.kept_answer(exchange, job, tenant)
     if kept is not None:

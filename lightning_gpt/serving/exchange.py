@@ -64,7 +64,13 @@ class Exchange:
         """
         if int(self.headers.get(b"content-length", b"0")) > limit:
             raise self._too_large(limit)
-        parts, size, more = [], 0, True
+        message = await self._receive()  # nearly always all of it; the server bounds how long it may take
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        parts, more = [message.get("body", b"")], message.get("more_body", False)
+        size = len(parts[0])
+        if not more and size <= limit:
+            return parts[0]
         try:
             async with asyncio.timeout(timeout_s):
                 while more:

@@ -94,6 +94,24 @@ class Lane:
             return
         raise ApiError(429, f"this request {message}: try again later", code="predicted_wait", retry_after_s=late)
 
+    def refusal(self, priority: int) -> ApiError | None:
+        """What any request of this class would be told now; None = it depends on the request."""
+        pool, limits = self.served.pool, self.config.limits
+        if not len(pool.queue):
+            return None
+        wait = self.predicted_wait(priority)
+        if len(pool.queue) >= limits.max_queue:
+            return pool.full(max(wait / 2, 1.0))
+        most = limits.timeout_s if limits.max_wait_s is None else limits.max_wait_s
+        if wait <= most:
+            return None
+        return ApiError(
+            429,
+            f"requests wait {wait:.1f} s now, at most {most:g} s are allowed here: try again later",
+            code="predicted_wait",
+            retry_after_s=wait - most,
+        )
+
     def leave(self, cost: int, seconds: float) -> None:
         """A request that had been with a worker is over.
 

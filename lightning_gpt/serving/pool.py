@@ -108,13 +108,17 @@ class Pool:
         try:
             self.queue.push(call, call.order.tenant, call.priority, call.cost, call.deadline)
         except QueueFull:
-            raise ApiError(
-                429,
-                f"{len(self.queue)} requests are waiting, which is the limit: try again later",
-                code="queue_full",
-                retry_after_s=1,
-            ) from None
+            raise self.full(1.0) from None
         self._dispatch()
+
+    def full(self, retry_after_s: float) -> ApiError:
+        """What a request is told when as many wait as may."""
+        return ApiError(
+            429,
+            f"{len(self.queue)} requests are waiting, which is the limit: try again later",
+            code="queue_full",
+            retry_after_s=retry_after_s,
+        )
 
     def cancel(self, call: Call) -> None:
         """Nobody waits for the call any more; what it holds becomes free."""

@@ -20,6 +20,7 @@ from lightning_gpt.serving.tenants import Tenant
 async def embeddings(exchange: Exchange, service: Service) -> None:
     """POST /v1/embeddings: the mean of a text's last states, of length 1."""
     tenant = service.admission.identify(exchange)
+    service.admission.shed(tenant)
     request, served = await _read(exchange, service, tenant, EmbeddingRequest)
     given = request.input
     many = isinstance(given, list) and not isinstance(given[0], int)

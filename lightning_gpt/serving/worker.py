@@ -6,6 +6,7 @@ input. It ends when the gateway does, for then the socket does.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import select
@@ -23,6 +24,7 @@ from lightning_gpt.hub import open_model
 from lightning_gpt.inference import Engine, EngineConfig, Request, SamplingConfig, make_runner
 from lightning_gpt.inference.drafter_choice import open_drafter
 from lightning_gpt.inference.request import Output, TokenLogprob
+from lightning_gpt.inference.row_filters import NotFiniteError
 from lightning_gpt.nn import GPT
 from lightning_gpt.nn.caches import cache_type
 from lightning_gpt.serving.messages import (
@@ -119,7 +121,7 @@ class Worker:
                 return
             if engine.busy:
                 started = time.monotonic()
-                outputs = engine.step()
+                outputs = self._step()
                 now = time.monotonic()
                 self._busy_s += now - started
                 self._sort(outputs, now)
@@ -130,6 +132,19 @@ class Worker:
             if self._letters:
                 letters, self._letters = self._letters, []
                 self.connection.sendall(pack(letters))
+
+    def _step(self) -> list[Output]:
+        """One step; requests from whose logits nothing can be drawn are told so, and the others go on."""
+        while True:
+            try:
+                return self.engine.step()
+            except NotFiniteError as error:
+                if not error.keys:
+                    raise
+                for key in error.keys:
+                    order = self._works[key].order
+                    self._letters.append(Broken(order.key, str(error)))
+                    self.engine.cancel(key)
 
     def _read(self) -> bool:
         """Follows what was ordered; False = the gateway is gone."""
@@ -315,6 +330,8 @@ def main(fd: int) -> None:
     except (OSError, ValueError, ImportError, RuntimeError) as error:
         connection.sendall(pack([Failed(" ".join(str(error).split()))]))
         raise SystemExit(1) from None
+    gc.collect()
+    gc.freeze()
     connection.sendall(pack([hello(settings["path"], net, engine, template)]))
     try:
         Worker(connection, net, engine, template.end_ids).run()

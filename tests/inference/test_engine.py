@@ -10,6 +10,7 @@ from lightning_gpt.inference.engine import Engine
 from lightning_gpt.inference.engine_config import EngineConfig
 from lightning_gpt.inference.one_by_one import one_by_one
 from lightning_gpt.inference.request import Completion, Request
+from lightning_gpt.inference.row_filters import NotFiniteError
 from lightning_gpt.inference.runners import make_runner
 from lightning_gpt.inference.sampling import SamplingConfig
 from lightning_gpt.inference.scheduler import QueueFullError
@@ -376,3 +377,23 @@ def test_expert_choice_is_refused():
     engine = Engine(make_runner(net))
     with pytest.raises(ValueError, match="expert_choice cannot generate"):
         engine.complete([Request([1], 1)])
+
+
+def test_a_request_that_can_draw_nothing_does_not_harm_the_others(gpt2):
+    """A step says whose it is; when that is cancelled, the others go on as if it had never been."""
+    engine = Engine(make_runner(gpt2))
+    good = [Request([3, 4, 5], 6, GREEDY), Request([7], 6, HOT, seed=2)]
+    alone = [engine.complete([request])[0].tokens for request in good]
+    keys = [engine.add(request) for request in good]
+    bad = engine.add(Request([9, 9], 6, HOT, banned_ids=range(40)))
+    made = {key: [] for key in [*keys, bad]}
+    failures = 0
+    while engine.busy:
+        try:
+            outputs = engine.step()
+        except NotFiniteError as error:
+            assert error.keys == [bad]
+            failures += engine.cancel(bad)
+            continue
+        _ = [made[output.key].append(output.token) for output in outputs]
+    assert failures == 1 and made[bad] == [None] and [made[key] for key in keys] == alone
