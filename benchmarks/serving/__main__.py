@@ -25,7 +25,7 @@ from benchmarks.report import markdown_table, write_json, write_text
 from benchmarks.serving.running import Running, Shares, load
 
 RESULTS = Path(__file__).parents[1] / "results" / "serving"
-STAIRS = (600, 1000, 1400, 1800, 2200, 2600)
+STAIRS = (600, 1000, 1200, 1400, 1600, 1800, 2200)
 STAIR_S = 15
 
 
@@ -114,7 +114,7 @@ def scenario_overload(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 def memory_line(result: dict[str, Any]) -> str:
     """How the watched processes' memory went."""
-    sizes = [one["rss_mib"] for one in result["watched"]]
+    sizes = [one["rss_bytes"] / 2**20 for one in result["watched"]]
     if len(sizes) < 8:
         return ""
     start, end = sizes[len(sizes) // 4], sizes[-2]
@@ -133,7 +133,7 @@ def scenario_soak(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         )  # fmt: skip
         generator.wait()
     result = json.loads((folder / "results.json").read_text())
-    totals, sizes = result["totals"], [one["rss_mib"] for one in result["watched"]]
+    totals, sizes = result["totals"], [one["rss_bytes"] / 2**20 for one in result["watched"]]
     tenth = max(len(sizes) // 10, 1)
     means = [sum(part) / len(part) for part in (sizes[i : i + tenth] for i in range(0, tenth * 10, tenth))]
     text = (
@@ -212,7 +212,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, help="requests a second")
     parser.add_argument("--seconds", type=int)
     parser.add_argument(
-        "--max_wait", type=float, default=0.25, help="seconds; requests that would wait longer are refused"
+        "--max_wait", type=float, default=0.1, help="seconds; requests that would wait longer are refused"
     )
     args = parser.parse_args()
     run, rate, seconds = SCENARIOS[args.scenario]
