@@ -204,8 +204,9 @@ def test_refusals_have_the_shape_of_the_service(proxied):
     assert status == 413 and said["error"]["code"] == "body_too_large" and headers["x-request-id"] == "big"
     status, headers, said = proxy.ask(X_Long="a" * 40_000)
     assert status == 400 and said["error"]["type"] == "invalid_request_error"
-    status, _, said = proxy.ask("/metrics")
-    assert status == 404 and said["error"]["type"] == "not_found_error"
+    for path in ("/metrics", "/admin/models"):
+        status, _, said = proxy.ask(path)
+        assert status == 404 and said["error"]["type"] == "not_found_error"
     status, _, said = proxy.ask("/busy")
     assert status == 503 and said["name"] == "service"  # the service's own words are left as they are
     service.stop()
