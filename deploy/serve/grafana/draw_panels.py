@@ -122,7 +122,9 @@ def timeseries(axes: Any, panel: dict[str, Any], series: Series, span: tuple[flo
         axes.set_yscale("log")
     else:
         low, high = axes.get_ylim()
-        low = defaults.get("min", min(low, 0.0) if stacked or low >= 0 else low)
+        if not any(np.nanmin(values, initial=0) < 0 for _, _, values in series):
+            low, high = 0.0, high if any(np.nanmax(values, initial=0) > 0 for _, _, values in series) else 1.0
+        low = defaults.get("min", low)
         axes.set_ylim(low, defaults.get("max", max(high, low + 1e-9)))
         if unit == "bytes":  # at round numbers of MiB, not of MB
             axes.yaxis.set_major_locator(MultipleLocator(2 ** max(math.ceil(math.log2(max(high, 1) / 5)), 0)))

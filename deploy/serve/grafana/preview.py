@@ -72,7 +72,7 @@ class Prometheus:
                 name = re.sub(
                     r"\{\{(\w+)\}\}", lambda found, labels=labels: labels.get(found[1], ""), target["legendFormat"]
                 )
-                found.append((name.strip() or ", ".join(labels.values()) or panel["title"], grid, values))
+                found.append((name.strip() or ", ".join(filter(None, labels.values())) or "-", grid, values))
         return found, empty
 
 
