@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 
 TICK_S = 0.25
 """Time between looks at files and at pressure."""
+SHUT_S = 0.02
+"""After a request was shed, those that come are not looked at for so long. What waits is enough for longer."""
+GENERATES = (b"/v1/completions", b"/v1/chat/completions", b"/v1/embeddings")
+"""Paths of requests that are shed."""
 _AFTER_ID = b',"object":'
 
 
@@ -107,6 +111,8 @@ class Admission:
         self._fallbacks = {model.name: model.fallback for model in config.models}
         self._shown: dict[tuple[str, str], tuple[str, int]] = {}  # state and level that were last told
         self._complaint: str | None = None
+        self._shut: ApiError | None = None
+        self._shut_until = 0.0
         self._task: asyncio.Task[None] | None = None
 
     def start(self, service: Service) -> None:
@@ -170,7 +176,17 @@ class Admission:
             if refusal is None:
                 return
         if refusal is not None:
+            if tenant.priority <= self.book.best_priority:
+                self._shut, self._shut_until = refusal, time.monotonic() + SHUT_S
             raise refusal
+
+    def shut(self, url: bytes) -> ApiError | None:
+        """What a request is told that comes right after one of the best class was shed; None = it is to be read."""
+        if self._shut is None:
+            return None
+        if time.monotonic() >= self._shut_until:
+            self._shut = None
+        return self._shut if url in GENERATES else None
 
     def choose(
         self, service: Service, tenant: Tenant, name: str | None, sticky: str, record: RequestRecord

@@ -47,14 +47,22 @@ class GuardedProtocol(HttpToolsProtocol):
     Args:
         limits: what a connection may take.
         on_refusal: is told of every refusal, for the metrics.
+        shed: of a path, the whole answer to a request that is not even looked at; None = it is. In an overload a
+            refusal must cost next to nothing, else refusing takes the time in which others could be served.
         settings: uvicorn's own.
     """
 
     def __init__(
-        self, limits: HttpLimits, on_refusal: Callable[[ApiError], None] | None = None, **settings: Any
+        self,
+        limits: HttpLimits,
+        on_refusal: Callable[[ApiError], None] | None = None,
+        shed: Callable[[bytes], bytes | None] | None = None,
+        **settings: Any,
     ) -> None:
         super().__init__(**settings)
-        self.limits, self.on_refusal = limits, on_refusal
+        self.limits, self.on_refusal, self.shed = limits, on_refusal, shed
+        self._canned: bytes | None = None  # answer of the request that is arriving and is not looked at
+        self._idle = False  # whether such a request was the last
         self._part: str | None = None  # of a request that is arriving: headers, body
         self._timer: TimerHandle | None = None
         self._timed: str | None = None  # what the timer waits for
@@ -87,7 +95,7 @@ class GuardedProtocol(HttpToolsProtocol):
             return
         if self._part == "headers" and self._header_bytes > self.limits.max_header_bytes:
             self._refuse(self._too_many_headers())
-        elif self._part is None and self._answering:
+        elif self._part is None and (self._answering or self._idle):
             self._wait_for(None)
         else:
             self._wait_for(self._part or "headers")
@@ -96,7 +104,7 @@ class GuardedProtocol(HttpToolsProtocol):
         if len(self.pipeline) >= self.limits.max_pipelined:
             self._stop(ApiError(400, "too many requests were sent before the first was answered", code="pipelined"))
         super().on_message_begin()
-        self._part = "headers"
+        self._part, self._idle = "headers", False
         self._discarded = 0
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -110,6 +118,10 @@ class GuardedProtocol(HttpToolsProtocol):
             self._stop(self._too_many_headers())
         self._part = "body"
         self._header_bytes = 0
+        if self.shed is not None and not self._answering and not self.pipeline and not self.expect_100_continue:
+            self._canned = self.shed(self.url)
+            if self._canned is not None:
+                return
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -117,11 +129,22 @@ class GuardedProtocol(HttpToolsProtocol):
             self._discarded += len(body)
             if self._discarded > self.limits.max_discarded_bytes:
                 self.transport.close()
-        super().on_body(body)
+        if self._canned is None:
+            super().on_body(body)
 
     def on_message_complete(self) -> None:
         self._part = None
-        super().on_message_complete()
+        if self._canned is None:
+            super().on_message_complete()
+            return
+        self.transport.write(self._canned)
+        self._canned, self._idle = None, True
+        if self.parser.should_keep_alive():
+            self._unset_keepalive_if_required()
+            seconds = self.timeout_keep_alive
+            self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
+        else:
+            self.transport.close()
 
     # ---- waiting
 
@@ -193,8 +216,18 @@ class GuardedProtocol(HttpToolsProtocol):
         self.transport.close()
 
 
+def canned_answer(error: ApiError) -> bytes:
+    """A refusal as it goes over the wire."""
+    body = json.dumps(error.body()).encode()
+    headers = {"content-type": "application/json", "content-length": str(len(body)), **error.headers()}
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    return STATUS_LINE[error.status] + lines.encode() + b"\r\n" + body
+
+
 def guarded_protocol(
-    limits: HttpLimits, on_refusal: Callable[[ApiError], None] | None = None
+    limits: HttpLimits,
+    on_refusal: Callable[[ApiError], None] | None = None,
+    shed: Callable[[bytes], bytes | None] | None = None,
 ) -> Callable[..., GuardedProtocol]:
     """For `uvicorn.Config(http=...)`."""
-    return partial(GuardedProtocol, limits, on_refusal)
+    return partial(GuardedProtocol, limits, on_refusal, shed)

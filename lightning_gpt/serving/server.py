@@ -73,9 +73,7 @@ async def run(config: ServiceConfig, listener: socket.socket) -> None:
     server = _Server(
         uvicorn.Config(
             Application(service),
-            http=guarded_protocol(
-                _http_limits(config.limits), lambda error: service.metrics.turned_away(error.status, error.code)
-            ),
+            http=guarded_protocol(_http_limits(config.limits), service.turned_away, service.shed),
             lifespan="off",
             access_log=False,
             log_config=None,

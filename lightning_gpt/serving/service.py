@@ -12,6 +12,7 @@ from typing import Any
 from lightning_gpt.serving.admission import Admission
 from lightning_gpt.serving.config import ModelConfig, ServiceConfig, VersionConfig
 from lightning_gpt.serving.errors import ApiError
+from lightning_gpt.serving.http_protocol import canned_answer
 from lightning_gpt.serving.json_logs import JsonLog, open_log_file
 from lightning_gpt.serving.metrics import Metrics
 from lightning_gpt.serving.record import RequestRecord
@@ -45,6 +46,7 @@ class Service:
         self.models: dict[str, ServedModel] = {}
         self.open = 0
         """HTTP requests under way that the drain waits for."""
+        self._shed_with: tuple[ApiError | None, bytes] = None, b""
         self.draining = False
         self.loaded = False
 
@@ -119,6 +121,21 @@ class Service:
     def ready(self) -> bool:
         """Whether every model can be asked."""
         return self.loaded and not self.draining and self.admission.ready
+
+    def turned_away(self, error: ApiError) -> None:
+        """What came was refused before it was a request."""
+        self.metrics.turned_away(error.status, error.code)
+
+    def shed(self, url: bytes) -> bytes | None:
+        """The whole answer to a request that comes while all like it are refused; None = it is to be read."""
+        error = self.admission.shut(url)
+        if error is None:
+            return None
+        if self._shed_with[0] is not error:
+            self._shed_with = error, canned_answer(error)
+        self.metrics.turned_away(error.status, error.code)
+        self.metrics.rejected("", error.code)
+        return self._shed_with[1]
 
     def finished(self, record: RequestRecord) -> None:
         """A request is over: it is counted and logged."""

@@ -93,12 +93,19 @@ class TenantBook:
     def _take(self, tenants: list[Tenant], anonymous: Tenant | None) -> None:
         self.tenants = {tenant.name: tenant for tenant in tenants}
         self.anonymous = anonymous
+        everybody = [*tenants, *([] if anonymous is None else [anonymous])]
+        self._best = min((tenant.priority for tenant in everybody), default=0)
         self._hashes = [(bytes.fromhex(one), tenant) for tenant in tenants for one in tenant.key_hashes]
 
     @property
     def names(self) -> set[str]:
         """Of all tenants, the anonymous one among them."""
         return {*self.tenants, *([] if self.anonymous is None else [self.anonymous.name])}
+
+    @property
+    def best_priority(self) -> int:
+        """Of all tenants."""
+        return self._best
 
     def authenticate(self, header: str | None) -> Tenant:
         """Whose key a header `Authorization: Bearer KEY` brings.
