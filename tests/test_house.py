@@ -117,6 +117,18 @@ def test_heavy_packages_are_imported_where_they_are_used(path):
     assert not {imported.partition(".")[0] for imported in imports(path, top_level=True)} & OPTIONAL
 
 
+@pytest.mark.parametrize("folder", sorted(LIGHT))
+def test_the_gateway_and_the_load_generator_know_no_torch(folder):
+    """Importing every module of them, the worker's apart, loads neither torch nor Lightning."""
+    modules = [
+        f"lightning_gpt.{folder}.{path.stem}"
+        for path in (PACKAGE / folder).glob("*.py")
+        if path.stem not in ("worker", "__init__", "__main__")
+    ]
+    code = f"import sys; import {', '.join(modules)}; print(sorted({{'torch', 'lightning'}} & sys.modules.keys()))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
 def test_no_file_is_long_and_none_is_a_drawer():
     for folder in ("lightning_gpt", "tests", "benchmarks", "experiments"):
         for path in (ROOT / folder).rglob("*.py"):

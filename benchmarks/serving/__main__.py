@@ -33,7 +33,7 @@ def settings(args: argparse.Namespace, **more: Any) -> dict[str, Any]:
     """service.yaml of the demo model on core 0, with the gateway on core 1."""
     version = {"path": args.model, "dtype": "bfloat16", "cpus": [0], "threads": 1, "max_running": 128}
     version |= {"standby": more.pop("standby", 0)}
-    return {"cpus": [1], "models": [{"name": "demo", "versions": [version]}], **more}
+    return {"port": args.port, "cpus": [1], "models": [{"name": "demo", "versions": [version]}], **more}
 
 
 def scenario_load(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -149,6 +149,7 @@ def scenario_chaos(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     draw, kills = random.Random(0), 0
     guarded = {"limits": {"timeout_s": 30}, "drain_delay_s": 1.0}
     service = Running(folder, settings(args, standby=1, **guarded))
+    before = service.gateway.memory_info().rss, service.gateway.num_fds()
     generator, command = load(
         folder, service.url, "--rate", args.rate, "--duration", args.seconds, "--cpu", 1, "--check", "true",
         "--watch_pid", service.process.pid, "--temperature", 0,
@@ -165,7 +166,7 @@ def scenario_chaos(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     deaths = len(service.events("worker_died"))
     time.sleep(10)
     left = service.workers()
-    descriptors = service.gateway.num_fds()
+    after = service.gateway.memory_info().rss, service.gateway.num_fds()
     drain = folder / "drain"
     generator, drain_command = load(drain, service.url, "--rate", args.rate, "--duration", 12, "--cpu", 1)
     time.sleep(6)
@@ -182,7 +183,8 @@ def scenario_chaos(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         f"99.9%), wrong texts {totals['wrong']}, failures "
         f"{', '.join(f'{kind}: {count}' for kind, count in result['errors'].items()) or 'none'}; P50 "
         f"{totals['latency_ms']['p50']:.1f} ms, P99 {totals['latency_ms']['p99']:,.0f} ms. Afterwards {len(left)} "
-        f"workers live, the gateway holds {descriptors} descriptors. {memory_line(result)}\n\nDrain: SIGTERM in the "
+        f"workers live; the gateway's memory went from {before[0] / 2**20:.0f} to {after[0] / 2**20:.0f} MiB, its open "
+        f"files from {before[1]} to {after[1]}.\n\nDrain: SIGTERM in the "
         f"middle of {args.rate:g} requests/s: {drained['totals']['ok']:,} answered right, dropped after they were "
         f"sent: {dropped or 'none'}; refused connections once the door was closed: {sum(refused.values()):,}; exit "
         f"status {status}, workers left behind: {len(orphans)}."
@@ -214,6 +216,7 @@ def main() -> None:
     parser.add_argument(
         "--max_wait", type=float, default=0.1, help="seconds; requests that would wait longer are refused"
     )
+    parser.add_argument("--port", type=int, default=0, help="for a Prometheus that looks on; 0 = any free one")
     args = parser.parse_args()
     run, rate, seconds = SCENARIOS[args.scenario]
     args.rate, args.seconds = args.rate or rate, args.seconds or int(seconds)
@@ -225,6 +228,8 @@ def main() -> None:
         place.mkdir(parents=True, exist_ok=True)
         for name in ("report.png", "report.html"):
             shutil.copy(folder / name, place / name)
+        if (folder / "stairs" / "results.json").exists():  # what `lightning-gpt plan serving --load` reads
+            shutil.copy(folder / "stairs" / "results.json", place / "stairs.json")
         result = json.loads((folder / "results.json").read_text())
     found["command"] = [word.replace(str(folder), "OUT") for word in found["command"]]
     asked = " ".join(["python -m benchmarks.serving", *sys.argv[1:]])

@@ -24,19 +24,17 @@ class Running:
 
     Args:
         folder: for its configuration, log and error stream.
-        settings: of service.yaml, without port.
+        settings: of service.yaml; a free port unless it says which.
         environment: variables beside the process's own.
     """
 
     def __init__(self, folder: Path, settings: dict[str, Any], environment: dict[str, str] | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = settings.get("port") or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = folder / "service.jsonl"
         self.log.unlink(missing_ok=True)
-        content = {"port": self.port, "log": {"path": str(self.log), "requests": "errors"}, **settings}
+        content = {"log": {"path": str(self.log), "requests": "errors"}, **settings, "port": self.port}
         path = folder / "service.yaml"
         path.write_text(yaml.safe_dump(content), encoding="utf-8")
         command = [sys.executable, "-m", "lightning_gpt", "serve", str(path)]
@@ -68,6 +66,13 @@ class Running:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         return self.process.wait(60)
+
+
+def free_port() -> int:
+    """One that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 def wait_ready(url: str, process: subprocess.Popen, seconds: float = START_S) -> None:

@@ -73,15 +73,20 @@ class ServiceProcess:
         finally:
             connection.close()
 
-    def post(self, path: str, body: dict, **headers: str) -> tuple[int, dict]:
+    def ask(self, method: str, path: str, body: dict | None = None, **headers: str) -> tuple[int, dict]:
         """Status and JSON."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        sent = None if body is None else json.dumps(body)
         try:
-            connection.request("POST", path, json.dumps(body), {"content-type": "application/json", **headers})
+            connection.request(method, path, sent, {"content-type": "application/json", **headers})
             answer = connection.getresponse()
             return answer.status, json.loads(answer.read())
         finally:
             connection.close()
+
+    def post(self, path: str, body: dict, **headers: str) -> tuple[int, dict]:
+        """Status and JSON."""
+        return self.ask("POST", path, body, **headers)
 
     def ready(self) -> bool:
         """Whether it takes requests."""
