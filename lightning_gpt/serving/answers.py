@@ -51,6 +51,13 @@ def _text_choice(job: Job, index: int, answer: Answer) -> dict[str, Any]:
     return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": FINISHES[answer.finish]}
 
 
+def asked_text(job: Job) -> str:
+    """All that was asked, for a log that is to have it."""
+    if isinstance(job.request, ChatRequest):
+        return "\n".join(f"{message.role}: {message.text}" for message in job.request.messages)
+    return "\n".join(prompt_text(job, place * job.request.n) for place in range(len(job.prompts)))
+
+
 def prompt_text(job: Job, index: int) -> str:
     """The prompt that an echo repeats."""
     given = job.request.prompt

@@ -81,7 +81,7 @@ class Application:
             await self._answer(handler if self.service.loaded else _not_yet, exchange)
         finally:
             self.service.open -= 1
-            self.service.finished(exchange.record)
+            self.service.finished(exchange.record, exchange.prompt, exchange.answer)
 
     async def _answer(self, handler: Handler, exchange: Exchange) -> None:
         """Whatever happens, there is an answer in OpenAI's shape, or nobody who waits for one."""

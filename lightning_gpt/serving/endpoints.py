@@ -7,7 +7,7 @@ import time
 
 import orjson
 
-from lightning_gpt.serving.answers import chunk, opening, part, prompt_text, whole
+from lightning_gpt.serving.answers import asked_text, chunk, opening, part, prompt_text, whole
 from lightning_gpt.serving.api_types import ChatRequest, CompletionRequest
 from lightning_gpt.serving.call import Call, Inbox
 from lightning_gpt.serving.errors import ApiError
@@ -41,6 +41,8 @@ async def _generate(exchange: Exchange, service: Service, kind: type) -> None:
     tenant = service.admission.identify(exchange)
     service.admission.shed(tenant)
     job = await read_job(exchange, service, kind, tenant)
+    if service.config.log.prompts:
+        exchange.prompt, exchange.answer = asked_text(job), ""
     kept = service.admission.kept_answer(exchange, job, tenant)
     if kept is not None:
         await exchange.respond_raw(200, kept)
@@ -50,6 +52,8 @@ async def _generate(exchange: Exchange, service: Service, kind: type) -> None:
             await _stream(exchange, job, inbox)
             return
         answers = await gathered(inbox, len(job.orders), exchange)
+    if exchange.answer is not None:
+        exchange.answer = "\n".join(answer.text for answer in answers)
     body = orjson.dumps(whole(job, answers))
     service.admission.keep_answer(exchange, job, tenant, body)
     await exchange.respond_raw(200, body)
@@ -93,6 +97,8 @@ async def _events(exchange: Exchange, job: Job, inbox: Inbox, news: list[tuple[C
             record.completion_tokens += piece.tokens
             data.append(_event(chunk(job, [part(job, index, piece, lengths[index])])))
             lengths[index] += len(piece.text)
+            if exchange.answer is not None:
+                exchange.answer += piece.text
             if piece.finish is not None:
                 left -= 1
                 record.finish_reason = record.finish_reason or FINISHES.get(piece.finish)

@@ -49,6 +49,9 @@ class Exchange:
         """Further headers of the answer."""
         self.started = False
         """Whether the answer's head was sent."""
+        self.prompt: str | None = None
+        self.answer: str | None = None
+        """What was asked and what was said; None unless the log is to have it."""
 
     def header(self, name: str) -> str | None:
         """A header of the request."""

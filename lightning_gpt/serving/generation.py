@@ -94,6 +94,13 @@ async def read_job(exchange: Exchange, service: Service, kind: type, tenant: Ten
     if len(prompts) * request.n > MAX_TEXTS:
         raise ApiError(400, f"{len(prompts)} prompts times n={request.n} are more than {MAX_TEXTS} texts", "n")
     new = [_new_tokens(len(prompt), asked, default, served, limits, kind is ChatRequest) for prompt in prompts]
+    if request.min_tokens > min(new):
+        raise ApiError(
+            400,
+            f"min_tokens={request.min_tokens} exceeds the {min(new)} new tokens that there may be",
+            "min_tokens",
+            "invalid_value",
+        )
     most = service.admission.most_tokens(served)
     if most is not None and max(new) > most:
         new, record.degraded = [min(count, most) for count in new], True
@@ -158,13 +165,6 @@ def _orders(
                 "logit_bias",
                 "invalid_value",
             )
-    if request.min_tokens > min(new):
-        raise ApiError(
-            400,
-            f"min_tokens={request.min_tokens} exceeds the {min(new)} new tokens that there may be",
-            "min_tokens",
-            "invalid_value",
-        )
     logprobs = ((request.top_logprobs or 0) if request.logprobs else None) if chat else request.logprobs
     seed = secrets.randbits(62) if request.seed is None else request.seed % (1 << 62)
     echo = not chat and request.echo
@@ -183,7 +183,7 @@ def _orders(
             bias,
             seed + place,
             request.stops,
-            request.min_tokens,
+            min(request.min_tokens, count),
             request.ignore_eos,
             logprobs,
             logprobs if echo else None,

@@ -18,6 +18,7 @@ from lightning_gpt.serving.metrics import Metrics
 from lightning_gpt.serving.record import RequestRecord
 from lightning_gpt.serving.served_model import ServedModel, ServedVersion
 from lightning_gpt.serving.tracing import open_tracer
+from lightning_gpt.serving.worker_reports import WorkerReports
 
 GC_THRESHOLDS = (20_000, 20, 50)
 """Requests make few cycles; the usual thresholds look for them fifty times a second, and P99 shows it."""
@@ -83,8 +84,6 @@ class Service:
         return max(cores // workers, 1)
 
     def _loaded(self, served: ServedVersion) -> None:
-        from lightning_gpt.serving.worker_reports import WorkerReports
-
         self.metrics.add(served.model, served.id)
         served.pool.on_stats = WorkerReports(self.metrics, served)
         self.admission.loaded(served)
@@ -137,11 +136,11 @@ class Service:
         self.metrics.rejected("", error.code)
         return self._shed_with[1]
 
-    def finished(self, record: RequestRecord) -> None:
-        """A request is over: it is counted and logged."""
+    def finished(self, record: RequestRecord, prompt: str | None = None, answer: str | None = None) -> None:
+        """A request is over: it is counted and logged, with its words where log.prompts asks for them."""
         record.finished = time.monotonic()
         self.metrics.finished(record)
-        self.log.request(record)
+        self.log.request(record, prompt, answer)
         if self.tracer is not None:
             self.tracer.request(record)
         self.admission.finished(record)
