@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,42 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import yaml
 
-START_S = 180.0
+from lightning_gpt.serving.process import START_S, ServiceProcess
 
 
-class Running:
-    """`lightning-gpt serve` with a configuration, ready when it is there.
+class Running(ServiceProcess):
+    """The service, of whose requests only those that fail are logged, and its processes."""
 
-    Args:
-        folder: for its configuration, log and error stream.
-        settings: of service.yaml; a free port unless it says which.
-        environment: variables beside the process's own.
-    """
-
-    def __init__(self, folder: Path, settings: dict[str, Any], environment: dict[str, str] | None = None) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self.port = settings.get("port") or free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.log = folder / "service.jsonl"
-        self.log.unlink(missing_ok=True)
-        content = {"log": {"path": str(self.log), "requests": "errors"}, **settings, "port": self.port}
-        path = folder / "service.yaml"
-        path.write_text(yaml.safe_dump(content), encoding="utf-8")
-        command = [sys.executable, "-m", "lightning_gpt", "serve", str(path)]
-        with (folder / "service.txt").open("wb") as output:
-            self.process = subprocess.Popen(
-                command, stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **(environment or {})}
-            )
+    def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
+        super().__init__(folder, {"log": {"path": str(folder / "service.jsonl"), "requests": "errors"}, **settings})
         self.gateway = psutil.Process(self.process.pid)
-        wait_ready(self.url + "/health/ready", self.process)
-
-    def __enter__(self) -> Running:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.stop()
 
     def workers(self) -> list[psutil.Process]:
         """Alive, the oldest first."""
@@ -60,19 +31,6 @@ class Running:
         """What its log says of an event."""
         lines = [json.loads(line) for line in self.log.read_text().splitlines()] if self.log.exists() else []
         return [line for line in lines if line["event"] == name]
-
-    def stop(self) -> int:
-        """Drains it; its exit status."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(60)
-
-
-def free_port() -> int:
-    """One that nobody listens on."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 def wait_ready(url: str, process: subprocess.Popen, seconds: float = START_S) -> None:

@@ -9,6 +9,7 @@ from lightning_gpt.experiments.measures.batching import Trace, drive, measure_ba
 from lightning_gpt.experiments.measures.cache_types import ChannelKeysCache, attention_error, measure_cache
 from lightning_gpt.experiments.measures.cache_use import measure_cache_use
 from lightning_gpt.experiments.measures.draft_length import measure_drafts
+from lightning_gpt.experiments.measures.overload import measure_overload
 from lightning_gpt.experiments.measures.perplexity import held_out_windows, losses, perplexity
 from lightning_gpt.hub import open_model
 from lightning_gpt.inference.engine import Engine
@@ -125,3 +126,11 @@ def test_rows_of_drafts(tiny_model, text):
         if draft == str(tiny_model):  # its own draft is always right
             assert [row["draft/acceptance"] for row in rows] == [1.0, 1.0]
             assert rows[1]["draft/tokens_per_step"] > 2
+
+
+def test_an_overload_is_refused_or_waits():
+    """At rates that a tiny network bears every answer is right and in time, and none is refused."""
+    shape = {"block_size": 128, "n_layer": 1, "n_head": 1, "n_embd": 8}
+    (row,) = measure_overload(shape, {"timeout_s": 10}, [30], 2.0, 2, seed=1, max_running=4)
+    assert row["step"] == 30 and row["load/refused"] == 0
+    assert 15 < row["load/goodput"] <= row["load/right"] < 50 and 0 < row["latency/answer_p99_ms"] < 500

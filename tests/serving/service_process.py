@@ -2,18 +2,9 @@
 
 import http.client
 import json
-import os
-import signal
-import socket
-import subprocess
-import sys
-import time
 from pathlib import Path
 
-import yaml
-
-START_S = 120.0
-"""A busy machine imports torch slowly."""
+from lightning_gpt.serving import process
 
 
 def small_model(directory: Path, context: int = 4096) -> Path:
@@ -31,37 +22,12 @@ def small_model(directory: Path, context: int = 4096) -> Path:
     return directory
 
 
-class ServiceProcess:
-    """`lightning-gpt serve`, ready when it is there.
-
-    Args:
-        folder: for its configuration and log.
-        settings: service.yaml without host, port and log.
-    """
+class ServiceProcess(process.ServiceProcess):
+    """`lightning-gpt serve` with one thread a worker, and what tests ask it."""
 
     def __init__(self, folder: Path, settings: dict) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}/"
-        self.output, self.log = folder / "service.txt", folder / "service.jsonl"
-        content = {"host": "127.0.0.1", "port": self.port, "log": {"path": str(self.log)}, **settings}
-        (folder / "service.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
-        command = [sys.executable, "-m", "lightning_gpt", "serve", str(folder / "service.yaml")]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        with self.output.open("wb") as output:
-            self.process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
-        try:
-            self._wait()
-        except BaseException:
-            self.close()
-            raise
-
-    def _wait(self) -> None:
-        end = time.monotonic() + START_S
-        while not self.ready():
-            assert self.process.poll() is None and time.monotonic() < end, self.output.read_text()[-4000:]
-            time.sleep(0.1)
+        super().__init__(folder, settings, {"OMP_NUM_THREADS": "1"})
+        self.url += "/"
 
     def get(self, path: str) -> tuple[int, bytes]:
         """Status and body."""
@@ -88,13 +54,6 @@ class ServiceProcess:
         """Status and JSON."""
         return self.ask("POST", path, body, **headers)
 
-    def ready(self) -> bool:
-        """Whether it takes requests."""
-        try:
-            return self.get("/health/ready")[0] == 200
-        except OSError:
-            return False
-
     def metric(self, name: str) -> float:
         """Sum over all label values; 0 where there is none."""
         from prometheus_client.parser import text_string_to_metric_families
@@ -104,10 +63,4 @@ class ServiceProcess:
 
     def close(self) -> int:
         """Asks it to end; its exit status."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-        try:
-            return self.process.wait(30)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            return self.process.wait()
+        return self.stop()
