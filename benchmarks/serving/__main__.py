@@ -226,11 +226,13 @@ def main() -> None:
         found = run(args, folder)
         place = RESULTS / args.scenario
         place.mkdir(parents=True, exist_ok=True)
-        for name in ("report.png", "report.html"):
-            shutil.copy(folder / name, place / name)
-        if (folder / "stairs" / "results.json").exists():  # what `lightning-gpt plan serving --load` reads
-            shutil.copy(folder / "stairs" / "results.json", place / "stairs.json")
-        result = json.loads((folder / "results.json").read_text())
+        shutil.copy(folder / "report.png", place / "report.png")
+        # What `lightning-gpt plan serving --load` reads is the staircase.
+        written = {"report.html": folder / "report.html", "stairs.json": folder / "stairs" / "results.json"}
+        for name, path in written.items():
+            if path.exists():
+                write_text(place / name, path.read_text(encoding="utf-8").replace(str(folder), "OUT"))
+        result = json.loads((folder / "results.json").read_text().replace(str(folder), "OUT"))
     found["command"] = [word.replace(str(folder), "OUT") for word in found["command"]]
     asked = " ".join(["python -m benchmarks.serving", *sys.argv[1:]])
     text = (

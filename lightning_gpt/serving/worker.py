@@ -69,7 +69,7 @@ class _Work:
         if output.token is not None:
             self.first = self.first or now
             self.tokens += 1
-            if output.logprob is not None:
+            if output.logprob is not None and output.finish != "eos":  # the end is not part of the text
                 self.ids.append(output.token)
                 self.chances.append(_chance(output.logprob))
         if output.prompt is not None:
