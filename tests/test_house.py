@@ -31,6 +31,7 @@ FLOORS = {
     "evaluation": 3,
     "quantization": 3,
     "experiments": 4,
+    "learning": 4,
     "load": 4,
     "serving": 4,
     "cli": 5,

@@ -46,6 +46,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "tenant": ("tenant", "tenant_command", "an API key for the service, with its owner's limits"),
     "experiment": ("experiment", "EXPERIMENTS", "run a controlled experiment from its YAML, report, search"),
     "diagnose": ("diagnose", "diagnose_command", "what ails training runs, and what to change"),
+    "learn": ("learn", "LEARN", "exercises of the chapters: start 05, hint 05.3, check 05.3; how far you are"),
     "compare": ("compare", "compare_command", "runs side by side: settings that differ, metrics, curves"),
 }
 """verb -> module of this package, function in it (none: Lightning's own command line), help line."""

@@ -144,6 +144,8 @@ def completed(command: Callable | dict, args: list[str]) -> list[str]:
         command: the verb's function, or its subcommands' by name.
         args: what follows the verb.
     """
+    if isinstance(command, dict) and not args and "status" in command:
+        args = ["status"]
     args = with_bare_flags(command, with_fit_arguments(command, args))
     return with_lists(command, with_named_positionals(command, args))
 
