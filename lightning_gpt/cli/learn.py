@@ -23,9 +23,8 @@ def status_command() -> None:
     if following is None:
         print("Everything is solved.")
     else:
-        print(
-            f"next: {following.id} {STARS[following.stars]} {following.title}: lightning-gpt learn start {following.id}"
-        )
+        named = f"{following.id} {STARS[following.stars]} {following.title}"
+        print(f"next: {named}: lightning-gpt learn start {following.id}")
     print(f"kept in {progress_file()}")
 
 

@@ -320,7 +320,7 @@ EXERCISES = (
         check_sinusoids,
         (
             "A sine and a cosine share a frequency: there are width / 2 frequencies.",
-            "torch.arange(positions)[:, None] * 10000 ** (-torch.arange(0, width, 2) / width), then sin into [:, 0::2].",
+            "torch.arange(positions)[:, None] * 10000 ** (-torch.arange(0, width, 2) / width); sines: [:, 0::2].",
         ),
         "sinusoids",
         solve_sinusoids,
