@@ -56,10 +56,9 @@ class Exercise:
     @property
     def content(self) -> str:
         """What `learn start` writes."""
-        paragraphs = [
-            textwrap.fill(paragraph, 98) for paragraph in (f"{self.id} {self.title}", *self.text.split("\n\n"))
-        ]
-        text, stub = "\n\n".join(paragraphs), self.stub.strip().replace("THIS", self.id)
+        paragraphs = (f"{self.id} {self.title}", *self.text.split("\n\n"))
+        text = "\n\n".join(textwrap.fill(paragraph, 98) for paragraph in paragraphs)
+        stub = self.stub.strip().replace("THIS", self.id)
         if self.kind == "component":
             return f'"""{text}\n"""\n\n{stub}\n'
         comment = "\n".join(f"# {line}".rstrip() for line in text.splitlines())
