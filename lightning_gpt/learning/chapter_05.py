@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from lightning_gpt.learning.exercise import Exercise, Wrong
-from lightning_gpt.learning.judging import close, equal, function, same, untouched
+from lightning_gpt.learning.judging import close, equal, function, number, same, untouched
+from lightning_gpt.learning.runs import Study, at_least, folder, has, healthy, opened
 
 HEADS_STUB = '''
 def split_heads(x, heads):
@@ -102,6 +103,9 @@ def check_attention(answer: Any) -> None:
             if moved > 1e-6:
                 raise Wrong(f"{shape}: not causal: changing the last token moves earlier outputs by {moved:.2g}")
         same(f"causal_attention, {shape}", given, reference_attention(*before))
+    q = torch.randn(1, 2, 5, 4, requires_grad=True)
+    grads = [torch.autograd.grad(one(q, q, q).square().sum(), q)[0] for one in (attend, reference_attention)]
+    same("the gradient", *grads, 1e-4)
     q, k, v = torch.randn(3, 1, 2, 6, 8).unbind()
     same("with scores of some hundreds", attend(60 * q, 60 * k, v), reference_attention(60 * q, 60 * k, v), 1e-4)
 
@@ -175,110 +179,138 @@ def check_block(answer: Any) -> None:
         same(f"pre_norm_block, C={C}", given, reference_block(before, mix, feed, *norms))
 
 
-SINUSOIDS_STUB = '''
-import torch
+HEAD_STUB = """
+run:       # the run, such as runs/shakespeare
+layer:     # counted from 0
+head:      # counted from 0
+"""
+PROBE = "KING HENRY. Once more unto the breach, dear friends, once more; or close the wall up with our English dead."
 
 
-def sinusoids(positions, width):
-    """The table of Vaswani et al. (2017): column 2i holds sin(t / 10000^(2i / width)), column 2i + 1 its cosine.
+def check_head(answer: dict) -> None:
+    """The head gives the token before more weight than most heads of the network do."""
+    from lightning_gpt.callbacks.attention_maps import attention_weights
+    from lightning_gpt.hub import open_model
 
-    Args:
-        positions: how many.
-        width: even.
-
-    Returns:
-        (positions, width), float32.
-    """
-    raise NotImplementedError
-
-
-if __name__ == "__main__":
-    table = sinusoids(4, 6)
-    assert table.shape == (4, 6)
-    assert torch.allclose(table[0], torch.tensor([0.0, 1, 0, 1, 0, 1]))
-    print("as far as this goes, right; now: lightning-gpt learn check THIS")
-'''
-
-
-def check_sinusoids(answer: Any) -> None:
-    """Against SinusoidalTable."""
-    from lightning_gpt.nn.positions import SinusoidalTable
-
-    table = function(answer, "sinusoids")
-    for positions, width in ((1, 2), (7, 6), (100, 16)):
-        wanted = SinusoidalTable(width, positions).weight
-        same(f"sinusoids({positions}, {width})", table(positions, width), wanted, 2e-5)
-
-
-def solve_sinusoids() -> dict:
-    """Of nn/positions.py."""
-    from lightning_gpt.nn.positions import SinusoidalTable
-
-    return {"sinusoids": lambda positions, width: SinusoidalTable(width, positions).weight}
-
-
-def check_counts(answer: dict) -> None:
-    """What the number of heads changes, and what it does not."""
-    from lightning_gpt.nn import GPTConfig
-    from lightning_gpt.nn.flops import attention_matrix_parameters, feed_forward_matrix_parameters, parameters
-
-    shape = {"vocab_size": 65, "block_size": 64, "n_layer": 4, "n_embd": 128, "bias": False}
-    one, sixteen = (GPTConfig(n_head=heads, **shape) for heads in (1, 16))
-    close("parameters_1_head", answer.get("parameters_1_head"), parameters(one), 1e-9)
-    close("parameters_16_heads", answer.get("parameters_16_heads"), parameters(sixteen), 1e-9)
-    attention, feed = attention_matrix_parameters(one), feed_forward_matrix_parameters(one, 0)
-    close("attention_share", answer.get("attention_share"), attention / (attention + feed), 0.01)
-    equal("scores_per_head_grow_with", answer.get("scores_per_head_grow_with"), "T^2")
+    net, tokenizer = open_model(folder(answer, "run"))
+    ids = tokenizer.encode(PROBE)[: net.config.block_size]
+    weights = attention_weights(net.eval(), ids)
+    before = weights.diagonal(-1, -2, -1).mean(-1)
+    layer, head = (int(number(name, answer.get(name))) for name in ("layer", "head"))
+    if not (0 <= layer < len(before) and 0 <= head < before.shape[1]):
+        raise Wrong(f"there are layers 0 to {len(before) - 1} and heads 0 to {before.shape[1] - 1}")
+    own, best = float(before[layer, head]), float(before.max())
+    if own < 0.75 * best:
+        raise Wrong(f"this head gives the token before {own:.0%} of its weight; another gives it more")
 
 
 COUNTS_STUB = """
-parameters_1_head:      # a whole number
-parameters_16_heads:    # a whole number
-attention_share:        # of the weights of one block's matrices, between 0 and 1
-scores_per_head_grow_with:   # T, T^2 or D, T being the context's length
+without_embeddings:     # parameters
+flops_per_token:        # of a forward pass, at a context of 1,024
 """
+
+
+def check_counts(answer: dict) -> None:
+    """GPT-2, within 1%."""
+    from lightning_gpt.nn.flops import body_parameters, forward_flops_per_token
+    from lightning_gpt.nn.presets import PRESETS
+
+    config = PRESETS["gpt2"]
+    close("without_embeddings", answer.get("without_embeddings"), body_parameters(config), 0.01)
+    close("flops_per_token", answer.get("flops_per_token"), forward_flops_per_token(config, 1024), 0.01)
+
+
+STUDY_STUB = """
+experiment:        # the folder with results.json
+best:              # name of the variant of the lowest mean loss
+distinguishable:   # yes or no: from the next best, by the paired 95% interval of these seeds
+"""
+
+
+def check_study(answer: dict) -> None:
+    """Eight heads beside the others; what three seeds say of the best two."""
+    from lightning_gpt.experiments.statistics import estimate
+
+    study = Study(answer)
+    study.has("8-heads", "4-heads")
+    study.needs(4, 3)
+    equal("best", answer.get("best"), study.best())
+    others = {name: values for name, values in study.values.items() if name != study.best()}
+    second = min(others, key=lambda name: sum(others[name].values()) / len(others[name]))
+    found = estimate(study.differences(second, study.best()))
+    said = answer.get("distinguishable")
+    if not isinstance(said, bool):
+        raise Wrong("distinguishable: say yes or no")
+    if said != bool(found.sign):
+        raise Wrong(f"distinguishable: look at the interval of {second} minus {study.best()} again")
+
+
+def check_post_norm(answer: dict) -> None:
+    """Twelve layers of post-norm that train."""
+    run = opened(answer)
+    has(run, model__config__norm_place="post", model__config__n_layer=12)
+    at_least(run, 200)
+    healthy(run)
 
 
 EXERCISES = (
     Exercise(
-        "05.1",
         1,
-        "What the number of heads changes",
+        "A head that looks back by one",
+        "run",
+        "Train a model, look at it with `lightning-gpt inspect RUN --out DIR --text ...` and name a head that looks "
+        "at the token just before.",
+        HEAD_STUB,
+        check_head,
+        (
+            "In its map the bright line runs just below the diagonal.",
+            "Such heads stand in the first layers; the title of each map names layer and head.",
+        ),
+        "head",
+    ),
+    Exercise(
+        1,
+        "GPT-2 by hand",
         "measure",
-        "A network of 4 layers, width 128, context 64, 65 characters, no biases, tied head, learned positions: fill in "
-        "its parameters with 1 head and with 16, attention's share of a block, and what its scores grow with. "
-        "`lightning-gpt plan model PRESET` shows how such a table looks.",
+        "Before you ask `lightning-gpt plan model gpt2 --context 1024`: how many parameters has it without embeddings, "
+        "and how many operations does a token take? Be within 1%.",
         COUNTS_STUB,
         check_counts,
         (
-            "Queries, keys and values are three C x C matrices, whatever they are cut into; the output is a fourth.",
-            "The feed-forward has two matrices of C x 4C. Each block has two norms of C, and a last one follows.",
-            "Each head compares every position with every position.",
+            "A block has matrices of 4 C^2 (attention) and 8 C^2 (feed-forward); biases and norms are small.",
+            "Two operations a weight, those of the head included, and 2 x 2 L T C for scores and their sums.",
         ),
-        "counts",
-        lambda: (
-            "parameters_1_head: 804096\nparameters_16_heads: 804096\nattention_share: 0.3333\n"
-            "scores_per_head_grow_with: T^2\n"
-        ),
+        "gpt2",
+        lambda: "without_embeddings: 85056000\nflops_per_token: 2.85e8\n",
     ),
     Exercise(
-        "05.2",
         2,
-        "Cut into heads",
-        "component",
-        "Attention of several heads is attention of one, done side by side on slices of the width. Write the cut and "
-        "its inverse.",
-        HEADS_STUB,
-        check_heads,
+        "Eight heads",
+        "run",
+        "Add a variant 8-heads to a copy of experiments/05_architecture/heads.yaml, run it with three seeds and read "
+        "its report.",
+        STUDY_STUB,
+        check_study,
         (
-            "Two steps: C becomes (H, D), then H changes places with T.",
-            "x.view(B, T, H, D).transpose(1, 2). A view to (B, H, T, D) at once mixes positions.",
+            "variants: {8-heads: {model.init_args.config.n_head: 8}} beside the others, and seeds: [1, 2, 3].",
+            "The report has an interval for each difference; does the one between the best two hold 0?",
         ),
-        "heads",
-        solve_heads,
+        "eight_heads",
     ),
     Exercise(
-        "05.3",
+        2,
+        "Twelve layers of post-norm",
+        "run",
+        "Make norm_place: post train with 12 layers: 200 steps or more, and `lightning-gpt diagnose` finds nothing.",
+        "run:   # the run",
+        check_post_norm,
+        (
+            "Without a warm-up the first blocks lose their gradient: see diagnosis/gradient_depth.",
+            "A tenth of the usual rate and a warm-up of half the run are a beginning; then raise the rate.",
+        ),
+        "post_norm",
+    ),
+    Exercise(
         3,
         "Causal attention",
         "component",
@@ -295,7 +327,21 @@ EXERCISES = (
         lambda: {"causal_attention": reference_attention},
     ),
     Exercise(
-        "05.4",
+        2,
+        "Cut into heads",
+        "component",
+        "Attention of several heads is attention of one, done side by side on slices of the width. Write the cut and "
+        "its inverse.",
+        HEADS_STUB,
+        check_heads,
+        (
+            "Two steps: C becomes (H, D), then H changes places with T.",
+            "x.view(B, T, H, D).transpose(1, 2). A view to (B, H, T, D) at once mixes positions.",
+        ),
+        "heads",
+        solve_heads,
+    ),
+    Exercise(
         3,
         "A pre-norm block",
         "component",
@@ -309,20 +355,5 @@ EXERCISES = (
         ),
         "block",
         lambda: {"pre_norm_block": reference_block},
-    ),
-    Exercise(
-        "05.5",
-        2,
-        "Sinusoidal positions",
-        "component",
-        "Attention does not know the order of its inputs. Write the table that Vaswani et al. add to the embeddings.",
-        SINUSOIDS_STUB,
-        check_sinusoids,
-        (
-            "A sine and a cosine share a frequency: there are width / 2 frequencies.",
-            "torch.arange(positions)[:, None] * 10000 ** (-torch.arange(0, width, 2) / width); sines: [:, 0::2].",
-        ),
-        "sinusoids",
-        solve_sinusoids,
     ),
 )

@@ -45,7 +45,8 @@ def chapter(number: str) -> Chapter:
     if importlib.util.find_spec(f"lightning_gpt.learning.{module}") is None:
         return found
     exercises = importlib.import_module(f"lightning_gpt.learning.{module}").EXERCISES
-    return replace(found, exercises=tuple(exercises))
+    numbered = (replace(one, id=f"{found.number}.{place}") for place, one in enumerate(exercises, 1))
+    return replace(found, exercises=tuple(numbered))
 
 
 def chapters() -> list[Chapter]:

@@ -19,8 +19,6 @@ class Wrong(Exception):
 class Exercise:
     """One exercise of a chapter."""
 
-    id: str
-    """Chapter and number on its page: 05.3."""
     stars: int
     """1: change a knob; 2: measure or compare; 3: write a component."""
     title: str
@@ -41,6 +39,8 @@ class Exercise:
     """More files that the exercise needs, by their names."""
     seconds: float = 60.0
     """After which an answer that still computes is stopped."""
+    id: str = ""
+    """Chapter and place in it, which is the number on its page: 05.3. The chapter sets it."""
 
     @property
     def chapter(self) -> str:

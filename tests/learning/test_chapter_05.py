@@ -4,6 +4,8 @@ import pytest
 import torch
 from judged import judged, mistake, named
 
+from lightning_gpt.learning.chapter_05 import reference_attention as reference
+
 
 def scores(q, k):
     return q @ k.transpose(-2, -1)
@@ -55,15 +57,10 @@ def in_place(x, a, f, n1, n2):
     return x + f(n2(x))
 
 
-def halves(positions, width):
-    angle = torch.arange(positions)[:, None] * 10000 ** (-torch.arange(0, width, 2) / width)
-    return torch.cat((angle.sin(), angle.cos()), -1)
-
-
 MISTAKES = [
-    ("counts", {"parameters_16_heads": 1.0}, "parameters_16_heads: 1 is too small"),
-    ("counts", {"attention_share": None}, "attention_share: not filled in yet"),
-    ("counts", {"scores_per_head_grow_with": "T"}, "'T' is wrong"),
+    ("gpt2", {"without_embeddings": 124e6}, "without_embeddings: 1.24e+08 is too large, by 45.8%"),
+    ("gpt2", {"flops_per_token": None}, "flops_per_token: not filled in yet"),
+    ("gpt2", {"flops_per_token": "many"}, "'many' is no number"),
     (
         "heads",
         {"split_heads": lambda x, heads: x.view(x.shape[0], heads, x.shape[1], -1)},
@@ -77,11 +74,11 @@ MISTAKES = [
     ("attention", {"causal_attention": overflows}, "with scores of some hundreds"),
     ("attention", {"causal_attention": sees_not_itself}, "NaN or infinite"),
     ("attention", {"causal_attention": lambda q, k, v: None}, "nothing is returned"),
+    ("attention", {"causal_attention": lambda q, k, v: reference(q.detach(), k, v)}, "the gradient"),
     ("block", {"pre_norm_block": post_norm}, "this is a post-norm block"),
     ("block", {"pre_norm_block": forgets_the_stream}, "differs from the reference"),
     ("block", {"pre_norm_block": one_norm}, "differs from the reference"),
     ("block", {"pre_norm_block": in_place}, "x was changed in place"),
-    ("sinusoids", {"sinusoids": halves}, "differs from the reference"),
 ]
 
 
