@@ -187,3 +187,45 @@ class Study:
     def best(self) -> str:
         """The variant of the lowest mean."""
         return min(self.values, key=lambda name: sum(self.values[name].values()) / len(self.values[name]))
+
+
+def content(answer: dict[str, Any], key: str, name: str) -> dict[str, Any]:
+    """A JSON file that a command left.
+
+    Args:
+        answer: values of the learner's YAML.
+        key: that names the file, or the folder that holds it.
+        name: of the file in that folder.
+
+    Raises:
+        Wrong: it is missing or damaged.
+    """
+    import json
+
+    path = folder(answer, key)
+    path = path if path.is_file() else path / name
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise Wrong(f"{key}: {path} is missing, or no JSON") from None
+    if not isinstance(found, dict):
+        raise Wrong(f"{key}: {path} is no {name}")
+    return found
+
+
+def own_study(answer: dict[str, Any]) -> str:
+    """An experiment of one's own: one change, equal parameters, five seeds, an expectation.
+
+    Raises:
+        Wrong: one of these is missing.
+    """
+    study = Study(answer)
+    if len(str(study.content.get("expectation") or "").split()) < 5:
+        raise Wrong("the experiment has no expectation: write one before it runs")
+    if (study.content.get("equal") or {}).get("parameters") is None:
+        raise Wrong("the experiment does not hold parameters equal: equal: {parameters: 0.01}")
+    study.needs(2, 5)
+    changes = max(len(settings) for settings in study.content["variants"].values())
+    if changes > 1:
+        raise Wrong(f"a variant changes {changes} settings: change one thing at a time")
+    return f"{len(study.values)} variants; lowest {study.metric}: {study.best()}"
