@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import importlib.util
+import importlib
 from dataclasses import replace
 from functools import cache
 
@@ -14,15 +14,15 @@ CHAPTERS = (
     Chapter("01", "01_configuration", "Configuration", "配置"),
     Chapter("02", "02_data", "Data", "数据"),
     Chapter("03", "03_training", "Training", "训练"),
-    Chapter("04", "04_experiments", "Experiments", "实验方法"),
+    Chapter("04", "04_experiments", "Experiments", "做实验"),
     Chapter("05", "05_architecture", "Architecture", "模型结构"),
     Chapter("06", "06_scaling", "Scaling laws", "缩放定律"),
     Chapter("07", "07_improvements", "Improvements", "结构改进"),
-    Chapter("08", "08_distributed", "Distributed training", "分布式训练"),
-    Chapter("09", "09_inference", "Inference", "推理优化"),
-    Chapter("10", "10_production", "Production", "生产部署"),
-    Chapter("11", "11_multimodal", "Multimodal", "多模态"),
-    Chapter("12", "12_experts", "Mixture of experts", "混合专家"),
+    Chapter("08", "08_distributed", "Distributed", "分布式训练"),
+    Chapter("09", "09_inference", "Inference", "推理"),
+    Chapter("10", "10_production", "Production", "生产环境"),
+    Chapter("11", "11_multimodal", "Pictures and words", "图像与文字"),
+    Chapter("12", "12_experts", "Experts", "专家混合"),
     Chapter("13", "13_alignment", "Alignment", "对齐"),
     Chapter(MILESTONES, MILESTONES, "Milestones", "里程碑"),
 )
@@ -42,8 +42,6 @@ def chapter(number: str) -> Chapter:
         hint = f", did you mean {near[0]}?" if near else ""
         raise ValueError(f"chapter {number!r} is none of 01 to 13 or {MILESTONES}{hint}")
     module = MILESTONES if found.number == MILESTONES else f"chapter_{found.number}"
-    if importlib.util.find_spec(f"lightning_gpt.learning.{module}") is None:
-        return found
     exercises = importlib.import_module(f"lightning_gpt.learning.{module}").EXERCISES
     numbered = (replace(one, id=f"{found.number}.{place}") for place, one in enumerate(exercises, 1))
     return replace(found, exercises=tuple(numbered))

@@ -60,7 +60,8 @@ class Exercise:
         text = "\n\n".join(textwrap.fill(paragraph, 98) for paragraph in paragraphs)
         stub = self.stub.strip().replace("THIS", self.id)
         if self.kind == "component":
-            return f'"""{text}\n"""\n\n{stub}\n'
+            gap = "\n\n" if stub.startswith(("def ", "class ")) else "\n"
+            return f'"""{text}\n"""\n{gap}{stub}\n'
         comment = "\n".join(f"# {line}".rstrip() for line in text.splitlines())
         return f"{comment}\n{stub}\n"
 
