@@ -83,7 +83,7 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize("name, parts, message", MISTAKES)
-def test_05_names_what_is_wrong(name, parts, message):
+def test_a_mistake_is_named(name, parts, message):
     assert message in mistake("05", name, parts)
 
 
