@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from test_house import check_command
 
-from lightning_gpt.learning.chapters import CHAPTERS, chapter
+from lightning_gpt.learning.chapters import CHAPTERS, chapter, chosen
 
 ROOT = Path(os.environ.get("LIGHTNING_GPT_PAGES", Path(__file__).parents[2]))
 """Where experiments/ is; the variable serves who writes pages."""
@@ -161,7 +161,7 @@ def exercises(text: str, heading: str) -> list[str]:
     """The numbered items below a heading."""
     part = text[text.index(f"\n## {heading}") :]
     part = part[: part.find("\n## ", 4)] if part.find("\n## ", 4) > 0 else part
-    return re.findall(r"^(\d+\. .*?)(?=^\d+\. |\Z)", part, re.DOTALL | re.MULTILINE)
+    return re.findall(r"^(\d+\. .*?)(?=^\d+\. |\n\n|\Z)", part, re.DOTALL | re.MULTILINE)
 
 
 @pytest.mark.parametrize("page", CHAPTER_PAGES, ids=name)
@@ -177,7 +177,10 @@ def test_exercises_are_those_that_learn_checks(page):
         assert own in known, f"{own} is no exercise of learning/chapter_{number}.py"
         stars = re.search(r"★+", item)
         assert stars and len(stars[0]) == known[own].stars, f"{own}: stars"
-        assert ("learn start" in " ".join(item.split())) == (known[own].kind == "component"), f"{own}: a stub, or none"
+        stub = "learn start" in " ".join(item.split())
+        assert not stub or known[own].kind == "component", f"{own} has no stub"
+    for identifier in re.findall(r"lightning-gpt\s+learn\s+(?:check|start|hint)\s+(\d[\d.]*\d)", text_of(page)):
+        chosen(identifier)
 
 
 def test_a_page_that_is_wrong_is_noticed():
@@ -191,5 +194,5 @@ def test_a_page_that_is_wrong_is_noticed():
     assert "Exercise.stars" in names(Path(__file__).parents[2] / "lightning_gpt/learning/exercise.py")
     assert exercises("# t\n\n## Exercises\n\n1. ★ one\n   more\n2. two\n\n## Papers\n3. no\n", "Exercises") == [
         "1. ★ one\n   more\n",
-        "2. two\n",
+        "2. two",
     ]
