@@ -16,6 +16,9 @@ from typing import Any
 from lightning_gpt.learning.chapters import chosen
 from lightning_gpt.learning.exercise import Exercise, Wrong
 
+FILE_BYTES = 64 << 20
+"""Of the largest file that an answer may write."""
+
 
 def imported(path: Path) -> ModuleType:
     """The learner's file as a module; its self-test does not run."""
@@ -66,8 +69,19 @@ def where(error: BaseException, path: Path) -> str:
     return f"line {lines[-1]}: " if lines else ""
 
 
+def limit_files() -> None:
+    """No file grows beyond a limit: a loop that prints warnings would fill the disk."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_BYTES, hard))
+
+
 def main(exercise_id: str, path: str, result: str) -> None:
     """Judges and writes {"right": ..., "message": ...}."""
+    limit_files()
     _, (exercise,) = chosen(exercise_id)
     if exercise.kind == "component":
         import torch

@@ -14,7 +14,7 @@ def work_folder(chapter: Chapter, progress: Progress, given: str | None) -> Path
         return Path(given)
     here = Path("learn") / chapter.folder
     started = progress.work.get(chapter.number)
-    return here if here.is_dir() or not started else Path(started)
+    return Path(started) if started and Path(started).is_dir() and not here.is_dir() else here
 
 
 def start(exercise: Exercise, folder: Path) -> list[tuple[Path, bool]]:

@@ -43,8 +43,8 @@ def grade(exercise: Exercise, path: Path, seconds: float | None = None) -> Grade
             child = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
+                stdout=subprocess.DEVNULL,
+                stderr=output,
                 env=environment,
                 start_new_session=True,
             )

@@ -194,5 +194,5 @@ def test_a_page_that_is_wrong_is_noticed():
     assert "Exercise.stars" in names(Path(__file__).parents[2] / "lightning_gpt/learning/exercise.py")
     assert exercises("# t\n\n## Exercises\n\n1. ★ one\n   more\n2. two\n\n## Papers\n3. no\n", "Exercises") == [
         "1. ★ one\n   more\n",
-        "2. two",
+        "2. two\n",
     ]
