@@ -93,14 +93,14 @@ def check_rotate(answer: Any) -> None:
     mine = function(answer, "rotate")
     for D, theta in ((2, 10000.0), (8, 10000.0), (16, 500.0)):
         q, k = torch.randn(2, 1, 2, 6, D).unbind()
-        places = torch.tensor([0, 1, 2, 5, 9, 40])
+        places = torch.tensor([0, 1, 2, 3, 5, 9])
         given = mine(q.clone(), places, theta)
         if getattr(given, "shape", None) == q.shape:
             near = mine(q, places, theta) @ mine(k, places, theta).transpose(-2, -1)
             far = mine(q, places + 17, theta) @ mine(k, places + 17, theta).transpose(-2, -1)
             if (near - far).abs().max() > 1e-3:
                 raise Wrong("scores do not depend on distance alone: moving all positions by 17 changes them")
-        same(f"rotate, D={D}, theta={theta:g}", given, reference_rotate(q, places, theta), 2e-6)
+        same(f"rotate, D={D}, theta={theta:g}", given, reference_rotate(q, places, theta), 5e-6)
 
 
 BLOCKED_STUB = '''

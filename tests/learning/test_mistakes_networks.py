@@ -104,11 +104,6 @@ def cuts_off(weight):
     return (weight / scale[:, None]).to(torch.int8), scale
 
 
-def no_zero(weight):
-    scale = weight.abs().amax(1) / 127
-    return (weight / scale[:, None]).round().nan_to_num().to(torch.int8), scale
-
-
 def gradient_of_counts(scores, chosen):
     E = scores.shape[1]
     soft = scores.gather(1, chosen)
@@ -165,8 +160,9 @@ MISTAKES = [
     ("09", "verify", {"verify": from_p_again}, "behind a refused token is not right"),
     ("09", "cache", {"CachedAttention": Forgets}, "of pieces (1, 1, 1, 1): differs"),
     ("09", "cache", {"CachedAttention": NoMask}, "of pieces (4,): differs"),
-    ("09", "int8", {"quantize": one_scale}, "half a step of its own scale"),
-    ("09", "int8", {"quantize": cuts_off}, "half a step of its own scale"),
+    ("09", "int8", {"quantize": one_scale}, "row 0: a scale of"),
+    ("09", "int8", {"quantize": cuts_off}, "round to the nearest"),
+    ("09", "int8", {"dequantize": lambda whole, scale: whole * scale[:, None] / 127}, "dequantize: differs"),
     ("09", "int8", {"quantize": lambda weight: (weight, weight[:, 0])}, "torch.float32"),
     ("12", "active", {"glam_share": 0.5}, "glam_share"),
     ("12", "dropped", {"uneven_at_1": 0.25}, "uneven_at_1: 0.25 is too small"),
