@@ -226,10 +226,10 @@ def test_a_configuration_opens_with_its_command(config):
     check_command(fit)
 
 
-def commands() -> list[str]:
-    """Lines of README's shell blocks, without comments and with continuations joined."""
+def commands(page: Path = README) -> list[str]:
+    """Lines of a page's shell blocks, without comments and with continuations joined."""
     found = []
-    for block in re.findall(r"```(?:bash|sh|shell|console)\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL):
+    for block in re.findall(r"```(?:bash|sh|shell|console)\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
         for line in block.replace("\\\n", " ").splitlines():
             line = re.sub(r"(^|\s)#.*", "", line).strip().removeprefix("$ ")
             found += [part.strip() for part in re.split(r"&&|\|\||;|\|", line) if part.strip()]
