@@ -56,7 +56,8 @@ class Exercise:
     @property
     def content(self) -> str:
         """What `learn start` writes."""
-        paragraphs = (f"{self.id} {self.title}", *self.text.split("\n\n"))
+        ready = f"When it is ready: lightning-gpt learn check {self.id}"
+        paragraphs = (f"{self.id} {self.title}", *self.text.split("\n\n"), ready)
         text = "\n\n".join(textwrap.fill(paragraph, 98) for paragraph in paragraphs)
         stub = self.stub.strip().replace("THIS", self.id)
         if self.kind == "component":
