@@ -160,7 +160,7 @@ def average_gradients(gradients, targets):
 
     Args:
         gradients: for each rank its list of tensors: gradients of the mean loss over its own targets.
-        targets: how many targets each rank had; some may have none (their gradients are then NaN).
+        targets: how many targets each rank had; some may have none (their gradients may then be NaN).
 
     Returns:
         one list of tensors.
@@ -197,6 +197,9 @@ def check_average(answer: Any) -> None:
         gradients = [
             list(torch.autograd.grad(F.cross_entropy(x @ weight.T + bias, y), (weight, bias))) for x, y in ranks
         ]
+        for parts, count in zip(gradients, counts):
+            if not count:
+                parts[:] = [torch.full_like(part, torch.nan) for part in parts]
         x, y = (torch.cat(part) for part in zip(*ranks))
         wanted = torch.autograd.grad(F.cross_entropy(x @ weight.T + bias, y), (weight, bias))
         found = average(gradients, list(counts))

@@ -128,7 +128,8 @@ def check_verify(answer: Any) -> None:
         if int(found[1]) != following:
             place = "behind a refused token" if kept < K else "behind a draft that was kept whole"
             raise Wrong(f"case {case}: the token {place} is not right")
-    p, q = torch.tensor([[0.6, 0.1, 0.3], [0.2, 0.5, 0.3]]).double(), torch.tensor([[0.2, 0.7, 0.1]]).double()
+    p = torch.tensor([[0.6, 0.1, 0.3], [0.2, 0.5, 0.3]], dtype=torch.float64)
+    q = torch.tensor([[0.2, 0.7, 0.1]], dtype=torch.float64)
     counts, times = [0, 0, 0], 3000
     for _ in range(times):
         draft = torch.multinomial(q, 1)[:, 0]

@@ -140,7 +140,7 @@ def drops_last(tokens, starts, block):
 
 MISTAKES = [
     ("01", "gpt2", {"parameters": 124_318_464}, "parameters: 1.24318e+08 is too small, by 0.1%"),
-    ("01", "ten_million", {"n_embd": 512}, "the size of a head is"),
+    ("01", "ten_million", {"n_head": 8}, "the size of a head is 48"),
     ("01", "ten_million", {"n_layer": 12}, "parameters: "),
     ("01", "ten_million", {"n_embed": 384}, "n_embed"),
     ("01", "ten_million", {"block_size": 128}, "keep vocab_size"),

@@ -161,7 +161,7 @@ MISTAKES = [
     ("13", "gae", {"gae": one_step}, "lambda="),
     ("13", "gae", {"gae": not_masked}, "behind an answer's end are not 0"),
     ("13", "reward", {"reward_loss": lambda c, r, centering: -torch.sigmoid(c - r).log()}, "centering 0.01: differs"),
-    ("13", "reward", {"group_advantages": population}, "group_advantages, N=1"),
+    ("13", "reward", {"group_advantages": population}, "group_advantages, N="),
     ("13", "reward", {"group_advantages": divides_by_zero}, "NaN or infinite"),
 ]
 
