@@ -9,18 +9,18 @@ SCRIPT = """
 import psutil
 from lightning_gpt.cli.allocator import keep_freed_memory, return_large_blocks
 
-def left_mib():
+def left_mib(size):
     before = psutil.Process().memory_info().rss
-    block = bytearray(b"x") * (100 << 20)
+    block = bytearray(b"x") * (size << 20)
     held = psutil.Process().memory_info().rss - before
     assert held > 90 << 20
     del block
     return (psutil.Process().memory_info().rss - before) >> 20
 
 assert keep_freed_memory()
-kept = left_mib()
+kept = left_mib(100)
 assert return_large_blocks()
-print(kept, left_mib())
+print(kept, left_mib(400))  # larger than what is kept, which would hold it
 """
 
 

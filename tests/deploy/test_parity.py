@@ -55,6 +55,7 @@ def run(*words: object) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, PARITY, *map(str, words)], capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_the_same_model_answers_the_same(service, tmp_path):
     url, output = service.url, tmp_path / "parity.json"
     done = run(url, url, "--tolerance", 1e-4, "--max-tokens", 24, "--output", output)
@@ -64,6 +65,7 @@ def test_the_same_model_answers_the_same(service, tmp_path):
     assert told["tokens"] == 24 * len(parity.PROMPTS) and told["verdicts"]["same"] == len(parity.PROMPTS)
 
 
+@pytest.mark.slow
 def test_rounded_weights_pass_with_room_and_fail_without(service):
     words = [service.url, service.url, "--model-a", "a", "--model-b", "b", "--max-tokens", 12]
     done = run(*words, "--tolerance", 1e-5)
@@ -71,6 +73,7 @@ def test_rounded_weights_pass_with_room_and_fail_without(service):
     assert run(*words, "--tolerance", 1.0).returncode == 0
 
 
+@pytest.mark.slow
 def test_another_matrix_is_seen(service, tmp_path):
     words = [service.url, service.url, "--model-a", "a", "--model-b", "c", "--output", tmp_path / "parity.json"]
     done = run(*words, "--tolerance", 0.05)
@@ -79,6 +82,7 @@ def test_another_matrix_is_seen(service, tmp_path):
     assert not told["passed"] and told["verdicts"]["tokens"] + told["verdicts"]["logprobs"] > 0
 
 
+@pytest.mark.slow
 def test_what_cannot_be_asked_is_told_in_a_line(service, tmp_path):
     done = run(service.url, "http://127.0.0.1:9")
     assert done.returncode == 2 and "http://127.0.0.1:9/v1/models cannot be asked" in done.stderr

@@ -199,6 +199,7 @@ def preview(*words: object) -> subprocess.CompletedProcess:
     return subprocess.run([str(word) for word in command], capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_every_panel_has_data_and_is_drawn(prometheus, tmp_path):
     done = preview("--prometheus", prometheus, "--check")
     assert done.returncode == 0, done.stderr

@@ -6,7 +6,7 @@ import pytest
 from service_process import ServiceProcess
 
 
-@pytest.mark.parametrize("asked_for", [False, True])
+@pytest.mark.parametrize("asked_for", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_words_are_logged_only_where_they_are_asked_for(tmp_path, model_directory, asked_for):
     log = {"path": str(tmp_path / "words.jsonl"), "prompts": asked_for}
     models = [{"name": "tiny", "versions": [{"path": str(model_directory), "threads": 1}]}]

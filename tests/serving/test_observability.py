@@ -155,6 +155,7 @@ def test_a_client_that_goes_away_is_counted_and_its_place_is_free(running):
     assert running.metric("lightning_gpt_generation_tokens_total") < 4000
 
 
+@pytest.mark.slow
 def test_counters_go_on_when_a_worker_dies(running):
     before = samples(running)
     pids = {line["worker"]: line["pid"] for line in lines(running) if line["event"] == "worker_ready"}
@@ -255,6 +256,7 @@ def collector():
     server.server_close()
 
 
+@pytest.mark.slow
 def test_requests_are_traced_for_who_asks(model_directory, tmp_path, collector):
     pytest.importorskip("opentelemetry.exporter.otlp.proto.http", reason="the extra trace")
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest

@@ -12,6 +12,10 @@ from lightning_gpt.nn import GPT, GPTConfig
 from lightning_gpt.text.byte import byte_tokenizer
 
 
+pytestmark = pytest.mark.slow
+"""Two services, a flood of requests, a minute."""
+
+
 @pytest.fixture(scope="module")
 def deep_model(tmp_path_factory):
     """As the small model, with eight times the layers."""

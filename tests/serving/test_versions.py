@@ -35,7 +35,7 @@ def adapter(tmp_path_factory):
 @pytest.fixture(scope="module")
 def service(tmp_path_factory, adapter):
     folder = tmp_path_factory.mktemp("admin")
-    tenants = {"tenants": [{"name": "boss", "key_hashes": [HASH], "admin": True}], "anonymous": {"name": "guest"}}
+    tenants = {"tenants": [{"name": "boss", "key_hashes": [HASH], "admin": True}], "anonymous": {}}
     (folder / "tenants.yaml").write_text(yaml.safe_dump(tenants))
     versions = [{"id": "base", "path": str(adapter[0]), "threads": 1}]
     models = [{"name": "tiny", "versions": versions}]
