@@ -11,7 +11,6 @@ from lightning_gpt.hub import save_model
 from lightning_gpt.nn import GPT, GPTConfig
 from lightning_gpt.text.byte import byte_tokenizer
 
-
 pytestmark = pytest.mark.slow
 """Two services, a flood of requests, a minute."""
 
