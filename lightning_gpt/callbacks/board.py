@@ -103,8 +103,9 @@ class Board(TensorBoardLogger):
     """Lightning's TensorBoardLogger with a session of curated hyper-parameters instead of all 30.
 
     Args:
-        save_dir, name, version, purge_step: as Lightning's.
+        save_dir, name, version: as Lightning's.
         hyperparameters: columns of the HPARAMS tab; None: the run has no row there.
+        **kwargs: Lightning's others, such as purge_step.
     """
 
     def __init__(

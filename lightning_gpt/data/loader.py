@@ -105,7 +105,7 @@ class TrainLoader(_WindowLoader):
     be run to their end, and the batch size and the number of ranks may change on the way.
 
     Args:
-        shards, sampler, ...: See `_WindowLoader`.
+        *args: Those of `_WindowLoader`: shards, sampler, ...
         consumed_samples: Where to begin.
         accumulate: Passes are a multiple of so many batches: the Trainer steps at the end of a pass, with however few
             batches it then has accumulated.
