@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup tools demo test test-slow lint bench clean
+.PHONY: setup tools demo test test-slow lint bench docs clean
 
 setup: $(VENV)/.ready
 
@@ -41,6 +41,11 @@ test-slow: setup
 bench: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'litgpt>=0.5.11' --no-deps
 	$(BIN)/python -m benchmarks.training $(BENCH)
+
+# The site: chapters in both languages and the reference, into build/docs.
+docs: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	$(BIN)/python -m mkdocs build --strict --config-file deploy/docs/mkdocs.yml
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache
