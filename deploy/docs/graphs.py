@@ -3,6 +3,7 @@
 import html
 import re
 import unicodedata
+from itertools import pairwise
 
 NODE = re.compile(r'(\w+)(?:\["?([^\]"]*)"?\])?')
 ARROW = re.compile(r"\s*(-->|-\.->)\s*")
@@ -34,22 +35,32 @@ def drawn(fence: str) -> str:
     return svg(labels, edges)
 
 
-def layers(labels: dict[str, str], edges: list[tuple[str, str, bool]]) -> list[list[str]]:
-    """Nodes by the length of the longest way to them, each layer in the order of where its arrows come from."""
+def layers(labels: dict[str, str], edges: list[tuple[str, str, bool]]) -> tuple[list[list[str]], list[list[str]]]:
+    """Nodes by the length of the longest way to them, each layer in the order of where its arrows come from.
+
+    Returns:
+        The layers, and the way of each arrow: where it crosses a layer it has a place of its own there.
+    """
     depth = dict.fromkeys(labels, 0)
     for _ in labels:
         for a, b, _ in edges:
             depth[b] = max(depth[b], depth[a] + 1)
     columns = [[name for name in labels if depth[name] == level] for level in range(max(depth.values()) + 1)]
+    ways = []
+    for a, b, _ in edges:
+        crossed = range(depth[a] + 1, depth[b])
+        ways.append([a, *(f"{a} {b} {level}" for level in crossed), b])
+        for level in crossed:
+            columns[level].append(f"{a} {b} {level}")
     for level in range(1, len(columns)):
-        place = {name: index / len(column) for column in columns[:level] for index, name in enumerate(column)}
+        before = {name: (index + 0.5) / len(columns[level - 1]) for index, name in enumerate(columns[level - 1])}
 
-        def mean_origin(name: str, place: dict[str, float] = place) -> float:
-            origins = [place[a] for a, b, _ in edges if b == name and a in place]
+        def mean_origin(name: str, before: dict[str, float] = before) -> float:
+            origins = [before[x] for way in ways for x, y in pairwise(way) if y == name and x in before]
             return sum(origins) / max(1, len(origins))
 
         columns[level].sort(key=mean_origin)
-    return columns
+    return columns, ways
 
 
 def text_width(text: str) -> int:
@@ -57,18 +68,28 @@ def text_width(text: str) -> int:
     return sum(14 if unicodedata.east_asian_width(letter) in "WF" else 8 for letter in text)
 
 
+def tall(name: str) -> int:
+    """Height of a box with what lies below it; an arrow that crosses a layer takes little (its name has spaces)."""
+    return GAP_Y if " " in name else HEIGHT + GAP_Y
+
+
+def middle(name: str) -> float:
+    """Where arrows meet a box, from its upper edge."""
+    return 0 if " " in name else HEIGHT / 2
+
+
 def svg(labels: dict[str, str], edges: list[tuple[str, str, bool]]) -> str:
     """Boxes in columns, curves between them."""
-    columns = layers(labels, edges)
-    height = MARGIN * 2 + max(len(column) for column in columns) * (HEIGHT + GAP_Y) - GAP_Y
+    columns, ways = layers(labels, edges)
+    height = MARGIN * 2 + max(sum(tall(name) for name in column) for column in columns) - GAP_Y
     boxes: dict[str, tuple[float, float, float]] = {}
     x: float = MARGIN
     for column in columns:
-        width = max(text_width(labels[name]) for name in column) + 20
-        y = (height - len(column) * (HEIGHT + GAP_Y) + GAP_Y) / 2
+        width = max(text_width(labels[name]) for name in column if name in labels) + 20
+        y = (height - sum(tall(name) for name in column) + GAP_Y) / 2
         for name in column:
             boxes[name] = (x, y, width)
-            y += HEIGHT + GAP_Y
+            y += tall(name)
         x += width + GAP_X
     parts = [
         f'<figure class="graph"><svg xmlns="http://www.w3.org/2000/svg" width="{x - GAP_X + MARGIN:.0f}" '
@@ -76,16 +97,19 @@ def svg(labels: dict[str, str], edges: list[tuple[str, str, bool]]) -> str:
         '<defs><marker id="arrow" viewBox="0 0 8 8" refX="8" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
         '<path d="M0,0 L8,4 L0,8 z"/></marker></defs>',
     ]
-    for a, b, dotted in edges:
-        x1, y1 = boxes[a][0] + boxes[a][2], boxes[a][1] + HEIGHT / 2
-        x2, y2 = boxes[b][0], boxes[b][1] + HEIGHT / 2
-        bend = min(GAP_X, (x2 - x1) / 2)
+    for way, (_, _, dotted) in zip(ways, edges):
+        line = ""
+        for a, b in pairwise(way):
+            x1, y1 = boxes[a][0] + boxes[a][2], boxes[a][1] + middle(a)
+            x2, y2 = boxes[b][0], boxes[b][1] + middle(b)
+            bend = (x2 - x1) / 2
+            line += f"{'L' if line else 'M'}{x1:.0f},{y1:.0f} "
+            line += f"C{x1 + bend:.0f},{y1:.0f} {x2 - bend:.0f},{y2:.0f} {x2:.0f},{y2:.0f} "
         look = ' class="dotted"' if dotted else ""
-        parts.append(
-            f'<path{look} d="M{x1:.0f},{y1:.0f} C{x1 + bend:.0f},{y1:.0f} {x2 - bend:.0f},{y2:.0f} {x2:.0f},{y2:.0f}" '
-            'marker-end="url(#arrow)"/>'
-        )
+        parts.append(f'<path{look} d="{line.strip()}" marker-end="url(#arrow)"/>')
     for name, (left, top, width) in boxes.items():
+        if name not in labels:
+            continue
         parts.append(f'<rect x="{left:.0f}" y="{top:.0f}" width="{width:.0f}" height="{HEIGHT}" rx="6"/>')
         parts.append(
             f'<text x="{left + width / 2:.0f}" y="{top + HEIGHT / 2 + 5:.0f}" text-anchor="middle">'
