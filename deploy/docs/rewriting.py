@@ -47,14 +47,14 @@ def linked(page: str, text: str, site: Site, known: set[str]) -> str:
             return match[0]
         if path.startswith("lightning_gpt"):
             name = nearest(dotted(path), known)
-            return f"[{words}][{name}]" if name in known else words
+            return words if name == "lightning_gpt" else f"[{words}][{name}]"
         if f"{path}/README.md" in site.pages:
             return f"{picture}[{words}]({target.rstrip('/')}/README.md)"
         return words if (ROOT / path).is_dir() else match[0]
 
     def code(match: re.Match[str]) -> str:
         name = nearest(f"{dotted(match[1])}.{match[2]}" if match[2] else dotted(match[1]), known)
-        return f"[{match[0]}][{name}]" if name in known else match[0]
+        return match[0] if name == "lightning_gpt" else f"[{match[0]}][{name}]"
 
     def report(match: re.Match[str]) -> str:
         here = PurePosixPath(page).parent
@@ -72,8 +72,8 @@ def linked(page: str, text: str, site: Site, known: set[str]) -> str:
 
 
 def nearest(name: str, known: set[str]) -> str:
-    """The name, or what holds it where the reference does not show it: private methods are shown with their class."""
-    while name not in known and "." in name:
+    """The name, or for private ones, which the reference does not show, what holds them."""
+    while name not in known and name.rpartition(".")[2].startswith("_"):
         name = name.rpartition(".")[0]
     return name
 

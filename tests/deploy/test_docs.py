@@ -121,6 +121,14 @@ def test_docstrings_stay_what_they_are(text, shown):
     assert loaded("docstrings").as_markdown(text) == shown
 
 
+def test_a_private_name_leads_to_what_holds_it_and_a_wrong_one_to_nothing(monkeypatch):
+    monkeypatch.syspath_prepend(str(DOCS))
+    nearest = loaded("rewriting").nearest
+    known = {"lightning_gpt.nn.router", "lightning_gpt.nn.router.Router"}
+    assert nearest("lightning_gpt.nn.router.Router._choose", known) == "lightning_gpt.nn.router.Router"
+    assert nearest("lightning_gpt.nn.router.Rooter", known) == "lightning_gpt.nn.router.Rooter"
+
+
 def test_a_graph_is_drawn_with_its_arrows():
     graphs = loaded("graphs")
     drawing = graphs.drawn('```mermaid\ngraph LR\n  a[One] --> b["Two"] --> c\n  a -.-> c\n```')
