@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("mkdocs", reason="`make docs` installs it")
+
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "deploy" / "docs"
 
