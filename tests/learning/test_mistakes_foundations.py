@@ -12,6 +12,8 @@ from lightning_gpt.learning import chapter_04 as four
 from lightning_gpt.learning.chapter_01 import reference_gradients
 from lightning_gpt.learning.chapter_03 import reference_adamw, reference_clip, reference_factor
 
+pytestmark = pytest.mark.slow
+
 
 def gradients(model, loss):
     return list(torch.autograd.grad(loss, list(model.parameters())))

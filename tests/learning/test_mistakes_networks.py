@@ -11,6 +11,8 @@ from lightning_gpt.learning.chapter_05 import reference_attention
 from lightning_gpt.learning.chapter_06 import solve_fit, solve_optimum
 from lightning_gpt.learning.chapter_07 import reference_rotate, solve_parts
 
+pytestmark = pytest.mark.slow
+
 
 def wrong_constants(parameters, tokens, losses):
     E, A, B, alpha, beta = solve_fit(parameters, tokens, losses)

@@ -11,6 +11,8 @@ from lightning_gpt.learning import chapter_13 as thirteen
 from lightning_gpt.objectives.contrastive import info_nce
 from lightning_gpt.serving.token_bucket import TokenBucket
 
+pytestmark = pytest.mark.slow
+
 
 def no_messages(lists, ring):
     return [[sum(column) for column in zip(*lists)]] * len(lists)

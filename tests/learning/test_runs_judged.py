@@ -11,6 +11,8 @@ from judged import judged, named
 
 from lightning_gpt.learning.curves import planted_curve
 
+pytestmark = pytest.mark.slow
+
 
 def nested(settings: dict) -> dict:
     tree: dict = {}

@@ -5,6 +5,8 @@ from judged import judged
 
 from lightning_gpt.learning.chapters import chapters
 
+pytestmark = pytest.mark.slow
+
 EVERY = [exercise for one in chapters() for exercise in one.exercises]
 
 
