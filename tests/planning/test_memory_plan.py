@@ -1,5 +1,6 @@
 """The whole: peaks, levers, the largest batch, budgets, and one real run."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -51,6 +52,7 @@ def live_peaks(job: TrainingJob) -> dict[str, float]:
     optimizer.zero_grad()
     weights = sum(parameter.nbytes for parameter in net.parameters())
     states = sum(value.nbytes for state in optimizer.state.values() for value in state.values())
+    gc.collect()  # what is freed while the profiler looks, but came before, would count as less
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
         both_passes()
     events = sorted(found.profiler.kineto_results.events(), key=lambda event: event.start_ns())
