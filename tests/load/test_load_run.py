@@ -180,7 +180,7 @@ def test_answers_of_another_run_are_expected(server, tmp_path):
 
 def test_steps_have_figures_of_their_own_and_warm_up_counts_in_none(server, whole_answer):
     server.behave = lambda number, headers, body: whole_answer(b"", "503 No") if number < 50 else None
-    found = load(server, steps="100:0.5,200:0.5", slo_ms=5000, warmup_s=0.4, connections=1)
+    found = load(server, steps="100:0.5,200:0.5", slo_ms=5000, warmup_s=0.395, connections=1)  # between two requests
     assert [one["requests"] for one in found.steps] == [50, 100]
     assert [one["errors"] for one in found.steps] == [50, 0]
     assert [one["holds"] for one in found.steps] == [False, True]
