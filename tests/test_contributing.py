@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from test_house import FLOORS, KNOWS_LIGHTNING
 
 from lightning_gpt.cli import main
 from lightning_gpt.cli.experiment import run_command
@@ -31,6 +32,15 @@ def options(of: str) -> list[str]:
     (command,) = [line for line in COMMANDS if of in line]
     words = shlex.split(command)[2:]
     return words[4:] if words[0] == "-c" else words
+
+
+def test_the_floors_are_those_that_are_held():
+    """test_house.py holds FLOORS against the imports; the table is what people read."""
+    rows = re.findall(r"^\| (\d) \| (.*?) \|", TEXT, re.MULTILINE)
+    written = {folder: int(floor) for floor, folders in rows for folder in re.findall(r"`(\w+)`", folders)}
+    assert written == FLOORS
+    (sentence,) = re.findall(r"^Of all these only (.*?) import `lightning`", TEXT, re.MULTILINE)
+    assert set(re.findall(r"`(\w+)`", sentence)) == KNOWS_LIGHTNING
 
 
 def test_every_file_of_the_examples_is_here():
