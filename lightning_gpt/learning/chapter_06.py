@@ -34,6 +34,9 @@ def check_held_out(answer: dict) -> None:
     predictions = [one for one in found.get("predictions", []) if one.get("measured") is not None]
     if not predictions or "hold_out" not in found.get("command", ""):
         raise Wrong("this fit held no runs out: --hold_out 'd6w192-*'")
+    others = [one["name"] for one in predictions if not one["name"].startswith("d6w192-")]
+    if others:
+        raise Wrong(f"this fit held {others[0]} out, asked for is the size of 3.05 M: --hold_out 'd6w192-*'")
     inside = sum(one["low"] <= one["measured"] <= one["high"] for one in predictions)
     close("inside", answer.get("inside"), inside, 0, 0.1)
     errors = [one["loss"] - one["measured"] for one in predictions]

@@ -186,13 +186,17 @@ def test_a_head_that_looks_back(tiny_model):
 
 
 def test_scaling(run, study, tmp_path):
+    names = {"name": "d6w192-1M"}, {"name": "d6w192-2M"}
     predictions = [
-        {"low": 2.0, "high": 2.2, "measured": 2.1, "loss": 2.05},
-        {"low": 2, "high": 3, "measured": 4, "loss": 3},
+        names[0] | {"low": 2.0, "high": 2.2, "measured": 2.1, "loss": 2.05},
+        names[1] | {"low": 2, "high": 3, "measured": 4, "loss": 3},
     ]
     place = kept(tmp_path, "fit/fit.json", {"command": "plan fit --hold_out 'd6*'", "predictions": predictions})
     assert said("06", "held_out", fit=place, inside=1, predicted_losses_are="too low") == "right"
     assert "inside: 2 is too large" in said("06", "held_out", fit=place, inside=2, predicted_losses_are="too low")
+    pages = {"command": "plan fit --hold_out d7w224-12M", "predictions": [predictions[0] | {"name": "d7w224-12M"}]}
+    place = kept(tmp_path, "law/fit.json", pages)
+    assert "held d7w224-12M out" in said("06", "held_out", fit=place, inside=1, predicted_losses_are="too low")
     nine, tenth = study({f"v{n}": [2.0] for n in range(9)}), run("tenth", {"val/loss": 2.0})
     assert said("06", "grid", experiment=nine, tenth=tenth, predicted=1.95) == "right"
     assert "10.0% away" in said("06", "grid", experiment=nine, tenth=tenth, predicted=1.8)
