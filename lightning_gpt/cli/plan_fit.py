@@ -32,6 +32,8 @@ def plan_fit(
         out: directory for the files; by default that of the first results.json, else scaling_fit.
     """
     said = {**locals()}
+    import numpy as np
+
     from lightning_gpt.cli.command_line import command_line
     from lightning_gpt.planning.fit_figure import draw_fit
     from lightning_gpt.planning.fit_file import fit_content, save_fit
@@ -50,23 +52,24 @@ def plan_fit(
     points = [parse_point(predict)] if predict else []
     found, warnings = read_runs(runs, metric)
     kept, held = split_runs(found, hold_out)
-    fit = fit_runs(kept, held, points, count, flops == "analytic", resamples, seed, warnings, _progress(resamples))
-    directory = Path(out) if out else place(runs[0])
-    directory.mkdir(parents=True, exist_ok=True)
-    command = command_line("plan fit", plan_fit, said)
-    for text in fit.warnings:
-        print(f"warning: {text}")
-    print(f"{len(fit.runs)} runs, {fit.law.source}, N counts {count} parameters\n\n{constants_table(fit)}")
-    if fit.predictions:
-        print(f"\n{predictions_table(fit)}")
-    print(f"\n{isoflop_lines(fit)}\n\n{power_law_lines(fit)}\n")
-    figure = draw_fit(fit, directory / "fit.png")
-    for path in (
-        save_fit(fit_content(fit, command, metric), directory / "fit.json"),
-        figure,
-        write_report(fit, command, metric, figure.name, directory / "fit.md"),
-    ):
-        print(path)
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):  # such runs are warned of in words
+        fit = fit_runs(kept, held, points, count, flops == "analytic", resamples, seed, warnings, _progress(resamples))
+        directory = Path(out) if out else place(runs[0])
+        directory.mkdir(parents=True, exist_ok=True)
+        command = command_line("plan fit", plan_fit, said)
+        for text in fit.warnings:
+            print(f"warning: {text}")
+        print(f"{len(fit.runs)} runs, {fit.law.source}, N counts {count} parameters\n\n{constants_table(fit)}")
+        if fit.predictions:
+            print(f"\n{predictions_table(fit)}")
+        print(f"\n{isoflop_lines(fit)}\n\n{power_law_lines(fit)}\n")
+        figure = draw_fit(fit, directory / "fit.png")
+        for path in (
+            save_fit(fit_content(fit, command, metric), directory / "fit.json"),
+            figure,
+            write_report(fit, command, metric, figure.name, directory / "fit.md"),
+        ):
+            print(path)
 
 
 def parse_point(text: str) -> tuple[float, float]:

@@ -43,7 +43,10 @@ def predictions_table(fit: ScalingFit) -> str:
 def power_law_lines(fit: ScalingFit) -> str:
     """L(N) and L(D), one a line."""
     if not fit.power_laws:
-        return "Neither the longest runs nor those of the largest network are three: no power law of one quantity."
+        return (
+            "Neither the longest runs nor those of the largest network are three whose losses differ: no power law of "
+            "one quantity."
+        )
     symbols = {"parameters": "N", "tokens": "D"}
     return "\n".join(
         f"- L({symbols[one.of]}) = ({one.scale:.3g} / {symbols[one.of]})^{one.exponent:.4f} at {one.at}, {one.points} "

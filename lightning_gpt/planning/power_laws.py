@@ -34,7 +34,7 @@ class PowerLaw:
 
 
 def fit_power_law(x, y, of: str = "x", at: str = "") -> PowerLaw | None:
-    """Least squares of log y over log x; None with fewer than three different x.
+    """Least squares of log y over log x; None with fewer than three different x, or where y hardly depends on x.
 
     Args:
         x: (n).
@@ -50,8 +50,9 @@ def fit_power_law(x, y, of: str = "x", at: str = "") -> PowerLaw | None:
     line = linregress(log_x, log_y)
     reach = t.ppf(0.975, len(log_x) - 2) * line.stderr
     slope = -line.slope
-    scale = math.exp(line.intercept / slope) if slope else math.nan
-    return PowerLaw(of, at, scale, slope, slope - reach, slope + reach, len(log_x))
+    if abs(slope) * 700 <= abs(line.intercept):  # its scale, exp(intercept / slope), is beyond what a float holds
+        return None
+    return PowerLaw(of, at, math.exp(line.intercept / slope), slope, slope - reach, slope + reach, len(log_x))
 
 
 def kaplan_laws(sizes, tokens, losses) -> list[PowerLaw]:

@@ -131,3 +131,14 @@ def test_mistakes_are_one_line(change, args, message, grid, tmp_path, capsys):
     assert message in error
     assert error.count("\n") == 1
     assert not (tmp_path / "fit.json").exists()
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_runs_that_follow_no_law_are_warned_of_in_words(grid, tmp_path, capsys):
+    """A loss that rises with tokens has no best size: the report says nan, numpy says nothing."""
+    results = grid.grid_results()
+    for cell in results["cells"]:
+        cell["final"]["val/loss"] = 2.0 + 1e-8 * cell["tokens"]
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    main(["plan", "fit", str(tmp_path / "results.json"), "--resamples", "20"])
+    assert "a loss that rises is no law" in capsys.readouterr().out

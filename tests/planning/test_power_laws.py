@@ -42,3 +42,11 @@ def test_the_longest_and_the_largest_runs_are_taken():
     assert (by_size.of, by_size.points, by_size.at) == ("parameters", 3, "1e+09 tokens")
     assert (by_tokens.of, by_tokens.points, by_tokens.at) == ("tokens", 4, "1e+07 parameters")
     assert kaplan_laws(sizes[:2], tokens[:2], losses[:2]) == []
+
+
+def test_a_loss_that_does_not_depend_on_the_size_has_no_law():
+    """Its scale would be beyond what a float holds."""
+    x = np.geomspace(1e5, 1e8, 4)
+    assert fit_power_law(x, np.full(4, 2.0)) is None
+    assert fit_power_law(x, 2.0 * x**-1e-6) is None
+    assert kaplan_laws(x, np.full(4, 1e7), np.full(4, 2.0)) == []
