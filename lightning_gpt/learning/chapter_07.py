@@ -277,12 +277,14 @@ EXERCISES = (
         2,
         "Longer than trained",
         "run",
-        "Validate a rotary run of block_size 64 at 64 and at 256 with each rope_scaling. Which loses least?",
+        "Validate a rotary run of block_size 64 at 64 and at 256 with each rope_scaling, of factor 4. Which loses "
+        "least?",
         "run:\nloss_at_64:  {linear: , ntk: , yarn: }\nloss_at_256: {linear: , ntk: , yarn: "
         "}\nbest_at_64:\nbest_at_256:",
         check_longer,
         (
-            "lightning-gpt validate with --model.config.rope_scaling.kind and --data.block_size.",
+            "lightning-gpt validate -c RUN/version_0/config.yaml --ckpt_path RUN/version_0/checkpoints/last.ckpt "
+            "--data.block_size 256 --model.config.rope_scaling '{kind: yarn, factor: 4, original_block_size: 64}'",
             "Write val/loss of each into the two tables; the best is the lowest of its row.",
         ),
         "longer",

@@ -27,17 +27,19 @@ def folder(answer: dict[str, Any], key: str) -> Path:
 
 
 def opened(answer: dict[str, Any], key: str = "run", finished: bool = True) -> Run:
-    """The newest run at or below the folder that an answer names.
+    """The newest training run at or below the folder that an answer names; what only validated lies beside it.
 
     Raises:
         Wrong: there is none, or it has not ended well.
     """
+    from lightning_gpt.callbacks.run_record import RECORD_FILE
     from lightning_gpt.experiments.run_finder import find_runs
     from lightning_gpt.experiments.run_reader import read_run
 
     path = folder(answer, key)
     try:
-        run = read_run(find_runs([str(path)])[-1])
+        found = find_runs([str(path)])
+        run = read_run(([one for one in found if (one / RECORD_FILE).exists()] or found)[-1])
     except ValueError as error:
         raise Wrong(f"{key}: {error}") from None
     if finished and run.status != "done":

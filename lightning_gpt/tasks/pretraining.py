@@ -205,10 +205,14 @@ class Pretraining(Task):
         # Fields that are newer than the checkpoint were at their defaults in it.
         theirs = GPTConfig.from_dict(checkpoint[CHECKPOINT_KEY]["model"]).to_dict()
         ours = self.config.to_dict()
-        different = [
-            f"{key}: {theirs.get(key)} there, {ours[key]} here" for key in ours if theirs.get(key) != ours[key]
+        free = ("dropout", "init")
+        if self.trainer.state.fn != "fit" and self.config.position != "learned":
+            free += ("block_size", "rope_scaling")  # no weight depends on them: it may be read further than trained
+        shape = [
+            f"{key}: {theirs.get(key)} there, {ours[key]} here"
+            for key in ours
+            if theirs.get(key) != ours[key] and not key.startswith(free)
         ]
-        shape = [line for line in different if not line.startswith(("dropout", "init"))]
         if shape:
             raise ValueError(f"the checkpoint's model differs from model.config ({'; '.join(shape)})")
         loads = checkpoint[CHECKPOINT_KEY].get("expert_loads")

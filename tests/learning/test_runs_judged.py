@@ -368,6 +368,11 @@ def test_longer_than_trained(run):
     assert "best_at_256: 'yarn' is wrong" in said(
         "07", "longer", run=rotary, **tables, best_at_64="ntk", best_at_256="yarn"
     )
+    beside = Path(rotary) / "version_1"  # a validation of it, as the exercise asks for: no run.json
+    beside.mkdir()
+    (beside / "metrics.jsonl").write_text('{"step": 100, "val/loss": 2.2}\n')
+    (beside / "config.yaml").write_text(yaml.safe_dump({"data": {"block_size": 256}, "trainer": {"max_steps": 500}}))
+    assert said("07", "longer", run=rotary, **tables, best_at_64="ntk", best_at_256="ntk") == "right"
 
 
 def test_a_project(tmp_path):
