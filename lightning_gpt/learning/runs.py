@@ -10,6 +10,9 @@ from lightning_gpt.learning.exercise import Wrong
 if TYPE_CHECKING:
     from lightning_gpt.experiments.run_reader import Run
 
+HOLDS_EQUAL = (".ffn_hidden", ".ffn_multiple")
+"""A hidden width may change beside what is compared: it is what holds parameters equal."""
+
 
 def folder(answer: dict[str, Any], key: str) -> Path:
     """The folder, or file, that an answer names.
@@ -227,7 +230,10 @@ def own_study(answer: dict[str, Any]) -> str:
     if (study.content.get("equal") or {}).get("parameters") is None:
         raise Wrong("the experiment does not hold parameters equal: equal: {parameters: 0.01}")
     study.needs(2, 5)
-    changes = max(len(settings) for settings in study.content["variants"].values())
+    changes = max(
+        len(settings) - sum(name.endswith(HOLDS_EQUAL) for name in settings)
+        for settings in study.content["variants"].values()
+    )
     if changes > 1:
         raise Wrong(f"a variant changes {changes} settings: change one thing at a time")
     return f"{len(study.values)} variants; lowest {study.metric}: {study.best()}"

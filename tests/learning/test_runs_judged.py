@@ -151,6 +151,8 @@ def test_experiments(study, tmp_path):
     assert "has no expectation" in said("04", "own", experiment=hasty)
     wild = study({"a": base, "b": other}, "wild", variants={"a": {}, "b": {"x": 1, "y": 2}})
     assert "change one thing at a time" in said("04", "own", experiment=wild)
+    held = {"a": {}, "b": {"model.init_args.config.n_kv_head": 1, "model.init_args.config.ffn_hidden": 608}}
+    assert said("07", "improvement", experiment=study({"a": base, "b": other}, "held", variants=held)) == "right"
     assert "b: 2" in said("04", "own", experiment=study({"a": base, "b": other[:2]}, "few"))
     free = study({"a": base, "b": other}, "free", equal=None)
     assert "does not hold parameters equal" in said("04", "own", experiment=free)
