@@ -6,7 +6,7 @@ from typing import Any
 
 from lightning_gpt.learning.exercise import Exercise, Wrong
 from lightning_gpt.learning.judging import close, function, number, same
-from lightning_gpt.learning.runs import at_least, has, last, opened, same_but
+from lightning_gpt.learning.runs import at_least, has, last, opened, peak_gib, same_but
 
 
 def check_pair(answer: dict) -> None:
@@ -34,9 +34,9 @@ def check_count(answer: dict) -> None:
 def check_forecast(answer: dict) -> str:
     """The plan's peak beside the run's."""
     run = opened(answer)
-    has(run, data__batch_size=128)
+    has(run, data__batch_size=512)
     at_least(run, 20)
-    said, measured = number("predicted_gib", answer.get("predicted_gib")), last(run, "memory/peak_gib")
+    said, measured = number("predicted_gib", answer.get("predicted_gib")), peak_gib(run)
     if abs(said / measured - 1) > 0.1:
         raise Wrong(f"predicted_gib: {said:.3g} is {abs(said / measured - 1):.0%} away from what the run took")
     return f"{said / measured - 1:+.1%} from the measured peak"
@@ -53,7 +53,7 @@ def check_levers(answer: dict) -> None:
     levers = answer.get("levers")
     if not isinstance(levers, list) or len(levers) != 3 or not all(levers):
         raise Wrong("levers: name three, as a list")
-    saved = 1 - last(after, "memory/peak_gib") / last(before, "memory/peak_gib")
+    saved = 1 - peak_gib(after) / peak_gib(before)
     if saved < 0.15:
         raise Wrong(f"the run takes {saved:.0%} less memory: pull harder (at least 15%)")
     speeds = [float(sorted(run.series["speed/tokens_per_second"].values)[-1]) for run in (before, after)]
@@ -182,13 +182,13 @@ EXERCISES = (
         2,
         "A forecast of memory",
         "run",
-        "Let `lightning-gpt plan memory` foretell the peak of a run with --data.batch_size 128, then train it for 20 "
+        "Let `lightning-gpt plan memory` foretell the peak of a run with --data.batch_size 512, then train it for 20 "
         "steps. Within 10%.",
         "predicted_gib:   # the plan's total\nrun:             # the run",
         check_forecast,
         (
             "plan memory takes the same -c files and settings as fit.",
-            "The run's own peak is memory/peak_gib in its metrics.jsonl.",
+            "The run's own peak is the column `peak MiB` of `lightning-gpt compare RUN`; 1,024 MiB are a GiB.",
         ),
         "forecast",
     ),
@@ -201,7 +201,7 @@ EXERCISES = (
         "before:       # run\nafter:        # run\nlevers:       # [one, two, three]\nspeed_lost:   # between 0 and 1",
         check_levers,
         (
-            "The table of `plan memory` orders levers by what they save.",
+            "The table of `plan memory` orders levers by what they save; the fullest moment may be a validation.",
             "Accumulation trades batch for steps; recomputing trades time for activations.",
         ),
         "levers",

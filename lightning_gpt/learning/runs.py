@@ -64,6 +64,17 @@ def lowest(run: Run, tag: str) -> float:
     return float(_series(run, tag).min())
 
 
+def peak_gib(run: Run) -> float:
+    """The most memory that a run has held, as `compare` shows it.
+
+    The lines of metrics.jsonl end before the last validation, which may be the fullest moment; run.json does not.
+
+    Raises:
+        Wrong: neither tells.
+    """
+    return run.peak_memory_bytes / 2**30 if run.peak_memory_bytes else last(run, "memory/peak_gib")
+
+
 def _series(run: Run, tag: str) -> Any:
     if tag not in run.series or not len(run.series[tag].values):
         raise Wrong(f"{run.directory} has not logged {tag}")

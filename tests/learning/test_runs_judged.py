@@ -97,14 +97,19 @@ def test_accumulation(run):
 
 
 def test_memory(run):
-    settings = {"data__block_size": 256, "data__batch_size": 128}
+    settings = {"data__block_size": 256, "data__batch_size": 512}
     before = run("a", {"memory/peak_gib": 4.0, "speed/tokens_per_second": 100.0}, **settings)
     after = run("b", {"memory/peak_gib": 2.0, "speed/tokens_per_second": 80.0}, **settings)
+    full = run("full", {"memory/peak_gib": 2.0, "speed/tokens_per_second": 80.0}, **settings)
+    record = Path(full, "version_0", "run.json")
+    record.write_text(json.dumps({"format": 1, "status": "done", "peak_memory_bytes": 4 << 30}))
     assert said("01", "forecast", run=before, predicted_gib=4.2) == "right"
     assert "20% away" in said("01", "forecast", run=before, predicted_gib=3.2)
     answer = {"before": before, "after": after, "levers": ["one", "two", "three"], "speed_lost": 0.2}
     assert said("01", "levers", **answer) == "right"
     assert "pull harder" in said("01", "levers", **answer | {"after": before})
+    assert "pull harder" in said("01", "levers", **answer | {"after": full})  # the last validation took as much again
+    assert said("01", "forecast", run=full, predicted_gib=4.2) == "right"
     assert "name three" in said("01", "levers", **answer | {"levers": ["one"]})
     assert "speed_lost: 0.70" in said("01", "levers", **answer | {"speed_lost": 0.7})
 
