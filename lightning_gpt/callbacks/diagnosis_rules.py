@@ -273,7 +273,8 @@ def exploding_gradients(run: Signals) -> Finding | None:
     always = clipped.median if len(clipped) else float(np.mean(norm.values > (clip or math.inf)))
     evidence = {"median": median, "largest": float(largest.values.max()), "last_quarter": last, "spikes": spikes}
     lower = lower_rate(run)
-    clip_at = f"set trainer.gradient_clip_val to {1.0 if not clip else rounded(min(clip, max(before, 0.1)))}"
+    tighter = float(rounded(max(before, 0.1)))
+    clip_at = f"set trainer.gradient_clip_val to {min(tighter, clip) if clip else 1.0:g}"
     if len(norm) >= 2 * POINTS and last > GROWTH * before and last > (clip or 0):
         message = f"the gradient's norm grew from {before:.2g} to {last:.2g}"
         advice = f"{sentence(lower)}{'' if clip else f' and {clip_at}'}"
@@ -282,7 +283,10 @@ def exploding_gradients(run: Signals) -> Finding | None:
             f"the gradient's norm spikes to {evidence['largest']:.3g}, {SPIKE:.0f} times its median of {median:.2g} or "
             f"more in {spikes:.0%} of the intervals"
         )
-        advice = f"{sentence(clip_at)}; if the spikes stay, {lower} or look at the batches of those steps"
+        if clip and clip <= tighter:
+            advice = f"They are clipped to {clip:g} already: {lower}, or look at the batches of those steps"
+        else:
+            advice = f"{sentence(clip_at)}; if the spikes stay, {lower} or look at the batches of those steps"
     elif clip and always > 0.95 and median > BEYOND_CLIP * clip:
         message = (
             f"the gradient is clipped in {always:.0%} of the steps, from a norm of {median:.3g} to {clip:g}: its size "

@@ -132,6 +132,20 @@ def test_gradients_that_grow_or_are_always_clipped():
     assert rules(rows(learning, optim__gradient_norm=lambda step: 3.0, diagnosis__clipped=lambda step: 1.0)) == []
 
 
+def test_a_limit_that_is_set_is_not_advised_again():
+    spikes = {"diagnosis__gradient_norm_max": lambda step: 5e4 if step % 50 == 0 else 600.0}
+    high = rows(learning, optim__gradient_norm=lambda step: 600.0, **spikes)
+    low = rows(learning, optim__gradient_norm=lambda step: 0.7, **spikes)
+    for signals, clip, wanted in (
+        (high, 1.0, "They are clipped to 1 already: lower the learning rate"),
+        (low, 1.0, "Set trainer.gradient_clip_val to 0.7;"),
+        (high, None, "Set trainer.gradient_clip_val to 1;"),
+    ):
+        (finding,) = diagnose(Signals.of_rows(signals, Facts(**FACTS | {"clip": clip}))).findings
+        assert "spikes to 5e+04" in finding.message
+        assert finding.advice.startswith(wanted)
+
+
 def test_nan_in_the_log_is_found():
     (finding,) = diagnose(
         Signals.of_rows(rows(lambda s: learning(s) if s < 500 else math.nan), Facts(**FACTS))
