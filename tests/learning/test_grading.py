@@ -7,8 +7,9 @@ import pytest
 
 from lightning_gpt.cli import main
 from lightning_gpt.learning.chapters import chapter, chapters, chosen
+from lightning_gpt.learning.examine import judge
 from lightning_gpt.learning.exercise import Exercise
-from lightning_gpt.learning.grading import grade
+from lightning_gpt.learning.grading import Grade, grade
 from lightning_gpt.learning.progress import load_progress, progress_file
 
 RIGHT = """
@@ -30,6 +31,7 @@ def place(tmp_path, monkeypatch):
 
 
 def graded(place, text: str, seconds: float | None = None) -> tuple[bool, str]:
+    """By a process of its own, which takes seconds to import torch: for what only such a process can survive."""
     path = place / HEADS.file_name
     path.write_text(text)
     found = grade(HEADS, path, seconds)
@@ -43,6 +45,17 @@ def test_a_right_answer_passes(place):
 @pytest.mark.parametrize(
     "text, message",
     [
+        ("import os\nos._exit(3)", "the process that ran it ended with exit status 3"),
+        ("import os\nos.kill(os.getpid(), 11)", "the process that ran it ended with signal 11"),
+    ],
+)
+def test_an_answer_that_ends_its_process_is_a_message(place, text, message):
+    assert graded(place, text) == (False, message)
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
         ("def split_heads(:", "line 1: "),
         ("x = 1", "the file has no function split_heads"),
         ("\n\nimport no_such_module", "line 3: ModuleNotFoundError: No module named 'no_such_module'"),
@@ -51,20 +64,21 @@ def test_a_right_answer_passes(place):
             "line 4: AttributeError: 'Tensor' object has",
         ),
         (RIGHT.replace("print(", "raise SystemExit("), "line 2: SystemExit: chatter"),
-        ("import os\nos._exit(3)", "the process that ran it ended with exit status 3"),
-        ("import os\nos.kill(os.getpid(), 11)", "the process that ran it ended with signal 11"),
     ],
 )
 def test_a_broken_answer_is_a_message(place, text, message):
-    right, said = graded(place, text)
+    path = place / HEADS.file_name
+    path.write_text(text)
+    right, said = judge(HEADS, path)
     assert not right and message in said and "\n" not in said
 
 
 def test_an_endless_loop_is_stopped(place):
-    assert graded(place, "while True: pass", 6) == (False, "still computing after 6 s: is there an endless loop?")
+    text = "import time\nwhile True: time.sleep(0.01)"
+    assert graded(place, text, 5) == (False, "still computing after 5 s: is there an endless loop?")
 
 
-def test_stub_start_check_and_progress(place, capsys):
+def test_stub_start_check_and_progress(place, capsys, monkeypatch):
     main(["learn", "start", HEADS.id])
     path = place / "learn/05_architecture" / HEADS.file_name
     assert f"written learn/05_architecture/{HEADS.file_name}" in capsys.readouterr().out
@@ -85,6 +99,7 @@ def test_stub_start_check_and_progress(place, capsys):
     out = capsys.readouterr().out
     assert "●" in out and "next: 01.1" in out
     path.write_text("x = 1")  # what was solved stays solved
+    monkeypatch.setattr("lightning_gpt.learning.grading.grade", lambda of, path: Grade(*judge(of, path)))
     with pytest.raises(SystemExit):
         main(["learn", "check", HEADS.id, "--work", "learn/05_architecture"])
     assert list(load_progress().passed) == [HEADS.id]
@@ -165,7 +180,6 @@ def test_every_chapter_has_exercises_in_order():
 
 def test_stubs_say_that_they_are_not_written(place):
     """Every component's stub imports, and its check fails on it in words."""
-    from lightning_gpt.learning.examine import judge
     from lightning_gpt.learning.folder import start
 
     for exercise in EVERY:
