@@ -14,6 +14,9 @@ from pathlib import Path
 
 from lightning_gpt.learning.exercise import Exercise
 
+JUDGING = 600.0
+"""Seconds after which what reads runs is stopped: it has no endless loop, but may share its machine with training."""
+
 
 @dataclass(frozen=True)
 class Grade:
@@ -29,11 +32,12 @@ def grade(exercise: Exercise, path: Path, seconds: float | None = None) -> Grade
     Args:
         exercise: which.
         path: the learner's file.
-        seconds: until it is stopped; None = the exercise's.
+        seconds: until it is stopped; None = the exercise's, and more where nothing of the learner's is run.
     """
     if not path.is_file():
         return Grade(False, f"{path} does not exist: lightning-gpt learn start {exercise.id}")
-    seconds = exercise.seconds if seconds is None else seconds
+    if seconds is None:
+        seconds = exercise.seconds if exercise.kind == "component" else JUDGING
     path = path.resolve()
     with tempfile.TemporaryDirectory() as place:
         result, log = Path(place) / "result.json", Path(place) / "log"
@@ -51,7 +55,8 @@ def grade(exercise: Exercise, path: Path, seconds: float | None = None) -> Grade
             try:
                 status = child.wait(seconds)
             except subprocess.TimeoutExpired:
-                return Grade(False, f"still computing after {seconds:g} s: is there an endless loop?")
+                why = "is there an endless loop?" if exercise.kind == "component" else "is the machine busy?"
+                return Grade(False, f"still computing after {seconds:g} s: {why}")
             finally:
                 stop(child)
         with contextlib.suppress(OSError, ValueError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lightning_gpt.learning.exercise import Exercise, Wrong
-from lightning_gpt.learning.runs import Study, folder, lowest, opened, steps
+from lightning_gpt.learning.runs import Study, folder, lowest, opened, processes, steps
 from lightning_gpt.learning.service import ask, completion
 
 REPORT_WORDS = 300
@@ -31,11 +31,13 @@ def check_improvement(answer: dict) -> str:
 def check_processes(answer: dict) -> str:
     """A run of several processes."""
     run = opened(answer)
-    devices, nodes = run.settings.get("trainer.devices"), run.settings.get("trainer.num_nodes") or 1
-    count = len(devices) if isinstance(devices, list) else devices
-    if not isinstance(count, int) or count * nodes < 2:
-        raise Wrong(f"{run.directory} ran with trainer.devices={devices} on {nodes} node: two processes are asked for")
-    return f"{count * nodes} processes, {steps(run)} steps"
+    count = processes(run)
+    if count is None or count < 2:
+        devices, nodes = (run.settings.get(f"trainer.{name}") for name in ("devices", "num_nodes"))
+        raise Wrong(
+            f"{run.directory} ran with trainer.devices={devices} on {nodes or 1} node: two processes are asked for"
+        )
+    return f"{count} processes, {steps(run)} steps"
 
 
 def check_served(answer: dict) -> str:

@@ -104,9 +104,23 @@ def has(run: Run, **settings: Any) -> None:
     """
     for name, wanted in settings.items():
         name = name.replace("__", ".")
-        given = run.settings.get(name)
+        given = plain(run.settings.get(name))
         if given != wanted:
             raise Wrong(f"{run.directory} was trained with {name}={given}, asked for is {wanted}")
+
+
+def plain(value: Any) -> Any:
+    """A whole number also where `fit` has kept what was typed: --trainer.devices 2 is '2' in config.yaml."""
+    return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+
+def processes(run: Run) -> int | None:
+    """How many trained; None: the settings leave it to the machine."""
+    devices = plain(run.settings.get("trainer.devices"))
+    if isinstance(devices, str) and "," in devices:
+        devices = devices.strip(",").split(",")
+    count = len(devices) if isinstance(devices, list) else devices
+    return count * (plain(run.settings.get("trainer.num_nodes")) or 1) if isinstance(count, int) else None
 
 
 def same_but(first: Run, second: Run, *names: str) -> None:
@@ -121,7 +135,7 @@ def same_but(first: Run, second: Run, *names: str) -> None:
         for key in {*first.settings, *second.settings}
         if not any(key == name or key.startswith(f"{name}.") for name in free)
     }
-    other = sorted(key for key in keys if first.settings.get(key) != second.settings.get(key))
+    other = sorted(key for key in keys if plain(first.settings.get(key)) != plain(second.settings.get(key)))
     if other:
         key = other[0]
         values = f"{first.settings.get(key)} and {second.settings.get(key)}"

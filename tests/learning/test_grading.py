@@ -78,6 +78,14 @@ def test_an_endless_loop_is_stopped(place):
     assert graded(place, text, 5) == (False, "still computing after 5 s: is there an endless loop?")
 
 
+def test_a_busy_machine_is_no_endless_loop(place):
+    """What reads runs gets longer than an answer that computes, and is not blamed when it is stopped."""
+    (run,) = [exercise for exercise in chapter("08").exercises if exercise.name == "two_equal_one"]
+    (place / run.file_name).write_text(run.content)
+    assert grade(run, place / run.file_name, 0.01).message == "still computing after 0.01 s: is the machine busy?"
+    assert "one: not filled in yet" in grade(run, place / run.file_name).message
+
+
 def test_stub_start_check_and_progress(place, capsys, monkeypatch):
     main(["learn", "start", HEADS.id])
     path = place / "learn/05_architecture" / HEADS.file_name

@@ -211,11 +211,12 @@ def test_scaling(run, study, tmp_path):
 
 def test_processes(run):
     one = run("one", {"train/loss": 3.0}, trainer__devices=1, trainer__precision="32-true", data__batch_size=24)
-    two = run("two", {"train/loss": 3.00001}, trainer__devices=2, trainer__precision="32-true", data__batch_size=12)
+    two = run("two", {"train/loss": 3.00001}, trainer__devices="2", trainer__precision="32-true", data__batch_size=12)
     assert said("08", "two_equal_one", one=one, two=two) == "right"
     assert "trainer.devices=1, asked for is 2" in said("08", "two_equal_one", one=one, two=one)
     assert said("milestones", "processes", run=two) == "right"
     assert "two processes are asked for" in said("milestones", "processes", run=one)
+    assert said("milestones", "processes", run=run("pair", {"train/loss": 3.0}, trainer__devices="0,1")) == "right"
     sent = run("sent", {"communication/mib": 8.0})
     assert said("08", "volume", run=sent, mib=8.1) == "right"
     assert "50% away" in said("08", "volume", run=sent, mib=4)
