@@ -49,9 +49,11 @@ def diagnose_command(runs: list[str], figure: str | None = None, brief: bool = F
         judged.append((directory, signals, report))
         print(_describe(run, signals, report, brief))
     if figure and judged:
-        from lightning_gpt.cli.diagnosis_figure import draw_diagnosis
+        from lightning_gpt.cli.diagnosis_figure import columns, draw_diagnosis
 
-        print(f"figure: {draw_diagnosis(judged, Path(figure))}", file=sys.stderr)
+        shown = len(columns(judged))
+        note = f" ({shown} of {len(judged)} runs, the newest with findings first)" if shown < len(judged) else ""
+        print(f"figure: {draw_diagnosis(judged, Path(figure))}{note}", file=sys.stderr)
 
 
 def signals_of(run: "Run") -> "Signals":

@@ -27,7 +27,7 @@ ROWS: dict[str, tuple[dict[str, str], bool]] = {
 
 
 def draw_diagnosis(judged: Sequence[tuple[Path, Signals, Report]], path: Path) -> Path:
-    """Draws the runs, those with findings first, at most COLUMNS of them.
+    """Draws the runs, those with findings first, at most COLUMNS of them (see columns).
 
     Args:
         judged: directory, signals and report of each run.
@@ -38,7 +38,7 @@ def draw_diagnosis(judged: Sequence[tuple[Path, Signals, Report]], path: Path) -
 
     from lightning_gpt.experiments.run_finder import short_names
 
-    shown = sorted(judged, key=lambda one: not one[2].findings)[:COLUMNS]
+    shown = columns(judged)
     rows = {
         label: row
         for label, row in ROWS.items()
@@ -64,6 +64,14 @@ def draw_diagnosis(judged: Sequence[tuple[Path, Signals, Report]], path: Path) -
     figure.savefig(temporary, dpi=100, format="png")
     temporary.replace(path)
     return path
+
+
+def columns(judged: Sequence[tuple[Path, Signals, Report]]) -> list[tuple[Path, Signals, Report]]:
+    """The runs that are drawn. Of too many the last stay: versions of one name come in the order of their training, and
+    who has just trained the ninth wants to see that one."""
+    healthy = [one for one in judged if not one[2].findings]
+    found = [one for one in judged if one[2].findings][-COLUMNS:]
+    return found + healthy[max(len(healthy) - (COLUMNS - len(found)), 0) :]
 
 
 def _draw(axes: Axes, signals: Signals, parts: dict[str, str], logarithmic: bool) -> None:

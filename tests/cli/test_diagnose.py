@@ -141,6 +141,21 @@ def test_settings_and_corpus_are_found_from_a_run(tmp_path, corpus, capsys, clea
     assert facts.max_steps == 1000
 
 
+def test_a_figure_without_room_for_all_shows_the_last(healthy, stuck, tmp_path, capsys, clean_process):
+    from types import SimpleNamespace
+
+    from lightning_gpt.cli.diagnosis_figure import columns
+
+    sick, well = SimpleNamespace(findings=["plateau"]), SimpleNamespace(findings=[])
+    judged = [(name, None, sick if name.isupper() else well) for name in "aBCdEFGHi"]
+    assert "".join(name for name, _, _ in columns(judged)) == "CEFGH"
+    assert "".join(name for name, _, _ in columns(judged[:5])) == "BCEad"
+    assert "".join(name for name, _, _ in columns(judged[-4:] + judged[:1] + judged[3:4])) == "FGHad"
+    more = [write_run(tmp_path / f"more_{number}", lambda step: 3.34) for number in range(4)]
+    told = said(capsys, healthy, stuck, *more, "--figure", tmp_path / "signals.png")
+    assert "signals.png (5 of 6 runs, the newest with findings first)" in told.err
+
+
 def test_the_figure_is_drawn(healthy, stuck, tmp_path, capsys, clean_process):
     import matplotlib.image
 
