@@ -186,6 +186,18 @@ def test_exercises_are_those_that_learn_checks(page):
         chosen(identifier)
 
 
+def test_a_corpus_is_prepared_alike_on_all_pages():
+    """Whoever walks on would otherwise be told that the folder holds another preparation."""
+    found: dict[str, set[tuple[str, ...]]] = {}
+    for _, command in commands():
+        words = shlex.split(command)
+        if words[:2] == ["lightning-gpt", "prepare"] and "--out" in words and "--overwrite" not in words:
+            place = words.index("--out")
+            found.setdefault(words[place + 1], set()).add(tuple(sorted(words[2:place] + words[place + 2 :])))
+    assert len(found["data/shakespeare_char"]) == 1
+    assert not {out: ways for out, ways in found.items() if len(ways) > 1}
+
+
 def test_a_page_that_is_wrong_is_noticed():
     assert split("a --b 'c | d' \\\n  e  # note; f\nA=1 g > out.txt && h &\n") == [
         "a --b 'c | d' e",
