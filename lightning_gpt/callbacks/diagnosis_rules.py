@@ -150,16 +150,19 @@ def vanishing_gradients(run: Signals) -> Finding | None:
     if not vanishing(run) or levels.end < LITTLE * trivial_level(run, levels):
         return None
     depth, norm = run["gradient_depth"], run["gradient_norm"].part(0.5, 1).median
-    evidence, began = {"gradient_norm": norm, "loss": levels.end}, 0.0
+    evidence = {"gradient_norm": norm, "loss": levels.end}
     message = f"the training loss stays at {level_in_words(run, levels.end)} and the gradient's norm is {norm:.2g}"
     if len(depth):
         last, began = depth.part(0.5, 1).median, float(depth.values[0])
         evidence |= {"first_over_last_layer": last, "at_the_start": began}
         message += f"; the first block's gradient is {last:.0e} of the last one's"
+    else:  # not measured of this task's networks, whose layers are no row of blocks
+        began = evidence["at_the_start"] = float(run["gradient_norm"].values[0])
     if began > 0.1:  # it was whole at first
+        further = ", warm up longer, or use norm_place: pre" if len(depth) else ", or further, and warm up longer"
         advice = (
             f"At the start it was {began:.2g}: training broke it. Lower the rate to a third "
-            f"({rounded(run.peak_lr / 3) if run.peak_lr else '?'}), warm up longer, or use norm_place: pre"
+            f"({rounded(run.peak_lr / 3) if run.peak_lr else '?'}){further}"
         )
     else:
         advice = "It is so from the start: use norm_place: pre, fewer layers, or the default initialisation"

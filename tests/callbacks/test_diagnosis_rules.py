@@ -104,6 +104,20 @@ def test_reasons_of_a_loss_that_stays():
     ]
 
 
+def test_a_gradient_that_training_broke_is_told_from_one_that_never_was():
+    """CLIP at 300 times its rate: the norm is 1 at first, and nothing from when all features are alike."""
+
+    def said(norm):
+        made = rows(lambda step: 5.55, lr=0.3, optim__gradient_norm=norm)
+        bare = [{name: value for name, value in row.items() if "diagnosis" not in name} for row in made]
+        (finding,) = diagnose(Signals.of_rows(bare, Facts(max_steps=1000))).findings
+        assert finding.rule == "vanishing_gradients"
+        return finding.advice
+
+    assert "At the start it was 1.3: training broke it. Lower the rate" in said(lambda step: 1.3 if step < 30 else 1e-4)
+    assert "It is so from the start" in said(lambda step: 1e-4)
+
+
 def test_overfitting_needs_a_training_loss_that_falls():
     def val(step):
         return (2.5 + 0.3 * abs(step - 400) / 400) if step % 100 == 0 else None
