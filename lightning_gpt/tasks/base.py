@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.strategies import Strategy
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -192,6 +193,11 @@ class Task(LightningModule):
         # Lightning would write the number of the step before: it counts a step only after its validation.
         for logger in self.trainer.loggers:
             logger.log_metrics(named, step=self.trainer.global_step)
+
+    def announce(self, text: str) -> None:
+        """Says a line on the first rank, beside the progress: Lightning's own messages are filtered by the commands."""
+        say = getattr(self.trainer.progress_bar_callback, "say", rank_zero_info)
+        say(text)
 
     @property
     def about_to_log(self) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
 from lightning_gpt.hub.clip_directory import ClipModel, caption_tokenizer, open_clip_model
@@ -152,7 +152,7 @@ class CLIP(Task):
         """Says what the loss begins with, and which captions are cut."""
         data, tokenize = self.trainer.datamodule, self.model.tokenize
         pairs = data.batch_size * self.trainer.world_size
-        rank_zero_info(f"chance level of train/loss with {pairs} pairs in a batch: {self.loss_spec.chance(pairs):.3f}")
+        self.announce(f"chance level of train/loss with {pairs} pairs in a batch: {self.loss_spec.chance(pairs):.3f}")
         captions = [data.caption(one) for one in data.pictures("train")[:2000]]
         long = sum(tokenize.length(text) > tokenize.context_length for text in captions)
         if long:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
 from lightning_gpt.data.vision_instruction_data import IMAGE_TOKEN
@@ -190,7 +189,7 @@ class LLaVA(FineTuning):
         found = self.majority if self.trainer.datamodule.rows("val") else {}
         if found:
             said = ", ".join(f"{kind} {share:.1%}" for kind, share in sorted(found.items()))
-            rank_zero_info(f"exact match of always giving the commonest training answer: {said}")
+            self.announce(f"exact match of always giving the commonest training answer: {said}")
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Adds one batch."""

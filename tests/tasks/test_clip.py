@@ -56,6 +56,11 @@ def column(run, key: str) -> list[float]:
 BEST = ("--best.monitor=val/r1", "--best.mode=max")
 
 
+def test_the_chance_level_is_told(post_train, model, squares, capsys):
+    post_train("CLIP", "ImageTextData", model(), data(squares, batch_size=16), "--trainer.max_steps=1", *BEST)
+    assert "chance level of train/loss with 16 pairs in a batch: 2.773\n" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("loss", "steps"), [("InfoNCE", 60), ("SigLIP", 160)])
 def test_it_learns_to_find_pictures_and_to_classify(post_train, model, squares, loss, steps):
     settings = model(
