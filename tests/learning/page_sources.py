@@ -29,7 +29,12 @@ LR_RANGE = "experiments/04_experiments/lr_range/lr_range.json"
 LOAD = "benchmarks/results/serving/load/results.json"
 
 SOURCES = {
-    "01_configuration": {"121,344": "12 * 13 * 768 + 2 * 768", "256": GIVEN, "1,024": "2**10", "0.13": "(112 + 23) / 1024"},
+    "01_configuration": {
+        "121,344": "12 * 13 * 768 + 2 * 768",
+        "256": GIVEN,
+        "1,024": "2**10",
+        "0.13": "(112 + 23) / 1024",
+    },
     "02_data": {
         "1.05": "8192 * 128 / 1e6",
         "105": "8192 * 128 / 1e4",
