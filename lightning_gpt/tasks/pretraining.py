@@ -17,6 +17,7 @@ from lightning_gpt.parallel.apply import balance_experts, compile_blocks, may_co
 from lightning_gpt.parallel.recompute import Recompute, recompute
 from lightning_gpt.tasks.base import CHECKPOINT_KEY, Task
 from lightning_gpt.tasks.expert_loads import ExpertLoads
+from lightning_gpt.text.tokenizer import Tokenizer
 
 
 class Pretraining(Task):
@@ -50,6 +51,7 @@ class Pretraining(Task):
         self.compile_loss = compile
         self.activation_checkpointing = activation_checkpointing
         self.init_from = init_from
+        self.tokenizer: Tokenizer | None = None
         self.loss_function = None
         self.expert_loads: ExpertLoads | None = None
         self._validation = torch.zeros(2, dtype=torch.float64)
@@ -99,6 +101,7 @@ class Pretraining(Task):
                 f"{net.config.block_size} ({path}): set data.block_size to at most that"
             )
         self.config = net.config
+        self.tokenizer = tokenizer  # the data's has the same ids, but not their roles, nor a chat template
         return net.train()
 
     @property
@@ -189,7 +192,7 @@ class Pretraining(Task):
         data = self.trainer.datamodule
         checkpoint[CHECKPOINT_KEY] |= {
             "model": self.config.to_dict(),
-            **about_tokenizer(data.tokenizer),
+            **about_tokenizer(self.tokenizer or data.tokenizer),
             "data_fingerprint": data.fingerprint,
         }
         if self.expert_loads is not None:
