@@ -23,6 +23,8 @@ def check_drafts(answer: dict) -> None:
     cold, warm = (number(key, answer.get(key)) for key in ("kept_at_0", "kept_at_1"))
     if not (0 <= warm <= 1 and 0 <= cold <= 1):
         raise Wrong("kept_at_0 and kept_at_1 are shares between 0 and 1")
+    if not cold:
+        raise Wrong("kept_at_0: no draft was kept: a longer text repeats itself more, and gives drafts more chances")
     if cold <= warm:
         raise Wrong("kept_at_0 should be the larger: a draft that chooses agrees more with a model that chooses")
     equal("same_text_at_0", answer.get("same_text_at_0"), True)
@@ -293,7 +295,8 @@ EXERCISES = (
         "Draft or not",
         "measure",
         "`lightning-gpt generate` with --draft ngram --stats true at temperatures 0 and 1: which share of drafted "
-        "tokens was kept? Is the text at 0 the same without a draft (true or false)?",
+        "tokens was kept (0 where it drafted none: drafts that do not pay are not made)? Is the text at 0 the same "
+        "without a draft (true or false)?",
         "kept_at_0:\nkept_at_1:\nsame_text_at_0:",
         check_drafts,
         ("--stats true prints kept and drafted tokens.", "Kept over drafted."),

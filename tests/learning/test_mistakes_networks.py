@@ -158,6 +158,7 @@ MISTAKES = [
     ("07", "parts", {"repeat_heads": tiled}, "repeat_heads from 2 to 6"),
     ("09", "bytes", {"int8": 11520}, "int8: 11520 is too small"),
     ("09", "drafts", {"kept_at_1": 0.9}, "kept_at_0 should be the larger"),
+    ("09", "drafts", {"kept_at_0": 0, "kept_at_1": 0}, "kept_at_0: no draft was kept"),
     ("09", "verify", {"verify": keeps_all}, "drafted tokens are kept, which is not right"),
     ("09", "verify", {"verify": from_p_again}, "behind a refused token is not right"),
     ("09", "cache", {"CachedAttention": Forgets}, "of pieces (1, 1, 1, 1): differs"),
