@@ -27,7 +27,8 @@ def draw_loss_curve(rows: list[dict[str, float]], path: Path, baselines: dict[st
         axes.axhline(value, color="gray", linestyle="--", linewidth=1, label=f"{name} ({value:.3f})")
     axes.set(xlabel="optimizer step", ylabel="loss (nats per token)")
     axes.grid(alpha=0.3)
-    axes.legend()
+    if axes.get_legend_handles_labels()[0]:  # a run shorter than the logging interval has no loss to show
+        axes.legend()
     temporary = path.with_name(f".{path.name}")
     figure.savefig(temporary, dpi=120, format="png")
     temporary.replace(path)

@@ -2,6 +2,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import SCALARS, TENSORS, EventAccumulator
 
 from lightning_gpt.callbacks.jsonl_logger import read_metrics
+from lightning_gpt.callbacks.loss_curve import draw_loss_curve
 
 
 @pytest.fixture
@@ -75,3 +76,9 @@ def test_a_run_without_tensorboard_or_validation(lightning_gpt):
 def test_fast_dev_run_leaves_nothing(lightning_gpt, tmp_path):
     lightning_gpt("fit", "--trainer.fast_dev_run", "true", "--samples.tokens", 4)
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_without_a_loss_has_a_picture_and_no_warning(tmp_path, recwarn):
+    """PPO of fewer steps than the logging interval: matplotlib would complain of an empty legend."""
+    draw_loss_curve([{"step": 6, "val/score": 0.1}], tmp_path / "loss.png")
+    assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG") and not recwarn.list
