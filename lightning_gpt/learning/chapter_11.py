@@ -6,7 +6,7 @@ from typing import Any
 
 from lightning_gpt.learning.exercise import Exercise, Wrong
 from lightning_gpt.learning.judging import close, function, same
-from lightning_gpt.learning.runs import Study, folder, has, last, opened, same_but, steps
+from lightning_gpt.learning.runs import Study, at_least, folder, has, last, opened, same_but, steps
 
 
 def check_confused(answer: dict) -> None:
@@ -26,6 +26,7 @@ def check_temperature(answer: dict) -> None:
     has(fixed, model__loss__temperature=0.02, model__loss__learn_temperature=False)
     if steps(learnt) != steps(fixed):
         raise Wrong(f"the runs have {steps(learnt)} and {steps(fixed)} steps: give both the same")
+    at_least(fixed, 48)
     close("r5_lost", answer.get("r5_lost"), last(learnt, "val/r5") - last(fixed, "val/r5"), 0.02, 0.002)
 
 
@@ -234,8 +235,8 @@ EXERCISES = (
         1,
         "A temperature that is fixed",
         "run",
-        "configs/clip/emoji_small.yaml with its learnt temperature and with 0.02 fixed, as many steps each. How much "
-        "val/r5 is lost?",
+        "configs/clip/emoji_small.yaml with its learnt temperature and with 0.02 fixed, as many steps each, 48 or "
+        "more. How much val/r5 is lost?",
         "learnt:    # run\nfixed:     # run\nr5_lost:   # val/r5 of the first minus that of the second",
         check_temperature,
         ("model.loss.init_args.temperature and learn_temperature.", "The last val/r5 of each metrics.jsonl."),

@@ -6,7 +6,7 @@ from typing import Any
 
 from lightning_gpt.learning.exercise import Exercise, Wrong
 from lightning_gpt.learning.judging import close, equal, function, number, same
-from lightning_gpt.learning.runs import Study, content, has, last, opened
+from lightning_gpt.learning.runs import Study, at_least, content, has, last, opened, same_but
 
 
 def check_betas(answer: dict) -> None:
@@ -24,8 +24,11 @@ def check_hacking(answer: dict) -> str:
     hacked, held = opened(answer, "hacked", finished=False), opened(answer, "held")
     if last(hacked, "objective/kl") < 10:
         raise Wrong(f"hacked: objective/kl is {last(hacked, 'objective/kl'):.1f} nats: it has not gone far yet")
+    same_but(hacked, held, "model.kl", "trainer", "data.val_limit")
     if last(held, "objective/kl") >= 10:
         raise Wrong(f"held: objective/kl is {last(held, 'objective/kl'):.1f} nats, asked for is below 10")
+    far = hacked.series["objective/kl"]
+    at_least(held, int(far.steps[far.values >= 10][0]))  # where the other was beyond it
     return f"{last(hacked, 'objective/kl'):.1f} -> {last(held, 'objective/kl'):.1f} nats"
 
 
@@ -251,7 +254,8 @@ EXERCISES = (
         1,
         "Reward hacking",
         "run",
-        "Provoke it (objective/kl above 10 nats), then hold it below 10 with the smallest --model.kl.beta that does.",
+        "Provoke it (objective/kl above 10 nats), then hold it below 10 with the smallest --model.kl.beta that does, "
+        "all else being the same.",
         "hacked:   # run\nheld:     # run",
         check_hacking,
         ("A beta of 0 lets the policy go where it likes.", "Double beta until objective/kl ends below 10."),

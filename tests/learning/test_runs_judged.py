@@ -326,7 +326,7 @@ def test_pictures(run, study, tmp_path):
     learnt = run("learnt", {"val/r5": 0.30})
     fixed = run("fixed", {"val/r5": 0.27}, model__loss__temperature=0.02, model__loss__learn_temperature=False)
     assert said("11", "temperature", learnt=learnt, fixed=fixed, r5_lost=0.03) == "right"
-    assert "r5_lost" in said("11", "temperature", learnt=learnt, fixed=fixed, r5_lost=0.3)
+    assert "r5_lost: 0.3 is too large" in said("11", "temperature", learnt=learnt, fixed=fixed, r5_lost=0.3)
     whole = run("whole", {"memory/peak_gib": 2.0}, model__lr=1)
     chunked = run("chunked", {"memory/peak_gib": 1.0}, model__lr=1, model__chunk_size=32)
     answer = {"whole": whole, "chunked": chunked, "memory_ratio": 0.5}
@@ -357,6 +357,9 @@ def test_alignment(run, study, tmp_path):
     far, near = run("far", {"objective/kl": 30.0}), run("near", {"objective/kl": 8.0})
     assert said("13", "hacking", hacked=far, held=near) == "right"
     assert "asked for is below 10" in said("13", "hacking", hacked=far, held=far)
+    short, slow = run("short", {"step": 9, "objective/kl": 2.0}), run("slow", {"objective/kl": 2.0}, model__lr=1)
+    assert "has 9 steps, at least 100" in said("13", "hacking", hacked=far, held=short)
+    assert "the runs differ in model.lr too" in said("13", "hacking", hacked=far, held=slow)
     from lightning_gpt.evaluation.arena import _interval
 
     pair = {"first": "models/sft", "second": "runs/dpo", "n": 100}
