@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup tools demo test test-slow lint bench docs clean
+.PHONY: setup tools demo capstone test test-slow lint bench docs clean
 
 setup: $(VENV)/.ready
 
@@ -18,6 +18,10 @@ $(VENV)/.ready: setup.cfg pyproject.toml constraints.txt data/requirements.txt
 
 demo: setup
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/lightning-gpt demo
+
+# The short chain of the capstone: raw text, SmolLM2, SFT, DPO, 8 bits, a service under load (experiments/capstone).
+capstone: setup tools
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python experiments/capstone/capstone.py --short
 
 lint: setup
 	$(BIN)/ruff check .

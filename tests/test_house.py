@@ -158,7 +158,7 @@ def runs_here(trainer: Path) -> bool:
 @pytest.mark.parametrize("trainer", [path for path in TRAINERS if runs_here(path)], ids=name)
 @pytest.mark.parametrize("config", CONFIGS, ids=name)
 def test_every_configuration_trains(
-    config, trainer, corpus, tiny_model, pair_rows, answer_rows, squares, tiny_clip, clean_process
+    config, trainer, corpus, tiny_model, pair_rows, answer_rows, squares, tiny_clip, clean_process, tmp_path
 ):
     settings = yaml.safe_load(config.read_text())
     if settings["model"]["class_path"].endswith((".CLIP", ".LLaVA")):
@@ -180,6 +180,13 @@ def test_every_configuration_trains(
             args += ["--data.max_length", "64", "--data.chat_template", "plain", "--model.init_from", str(tiny_model)]
             args += ["--model.tower", str(tiny_clip), "--model.image_size", "16"]
         main(args)
+        return
+    if settings["data"]["class_path"].endswith(".TokenData") and "init_from" in settings["model"]["init_args"]:
+        same = tmp_path / "corpus"  # what goes on reading has the tokens of the model it begins from
+        main(["prepare", str(README), "--tokenizer", str(tiny_model / "tokenizer.json"), "--out", str(same)])
+        args = ["fit", "-c", str(config), "-c", str(trainer), "--trainer.fast_dev_run", "true"]
+        args += ["--model.init_from", str(tiny_model), "--data.data_dir", str(same), "--data.block_size", "32"]
+        main([*args, "--data.batch_size", "2", "--data.val_batch_size", "2"])
         return
     if "init_from" in settings["model"]["init_args"]:
         rows = answer_rows if "InstructionData" in settings["data"]["class_path"] else pair_rows

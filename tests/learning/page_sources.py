@@ -85,6 +85,13 @@ SOURCES = {
         "164": 'told("experiments/12_experts/routing/report.md", "164.1")',
     },
     "13_alignment": {"220": GIVEN, "1,296": "6**4", "4,096": GIVEN},
+    "experiments": {
+        "2026": GIVEN,
+    },
+    "capstone": {
+        "1.35": GIVEN,
+        "135": GIVEN,
+    },
     "front": {
         "2.4 of fit": TIMES,
         "0.5 of load": f'at("{LOAD}", "shares", 3, "gateway") / 1355 * 1000',
