@@ -1,6 +1,6 @@
 """Asks the assistant: finds passages of the documentation, sends them with the question, prints what comes.
 
-lightning-gpt serve experiments/capstone/service.yaml &
+lightning-gpt serve deploy/serve/documentation.yaml &
 python experiments/capstone/ask.py "What does os.path.join do?"
 """
 
@@ -40,7 +40,7 @@ def main() -> None:
     except urllib.error.HTTPError as error:
         sys.exit(f"{arguments.url} answered {error.code}: {error.read().decode(errors='replace')}")
     except OSError as error:
-        sys.exit(f"{arguments.url}: {error}. Start it with `lightning-gpt serve experiments/capstone/service.yaml`")
+        sys.exit(f"{arguments.url}: {error}. Start it with `lightning-gpt serve deploy/serve/documentation.yaml`")
     print()
 
 

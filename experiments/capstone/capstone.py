@@ -138,7 +138,7 @@ STAGES = (
     ),
     Stage(
         "serve and load",
-        ("python experiments/capstone/under_load.py experiments/capstone/service.yaml --out runs/capstone/service",),
+        ("python experiments/capstone/under_load.py deploy/serve/documentation.yaml --out runs/capstone/service",),
         ("--model models/capstone_int8 --rates 0.5,1,2,4 --step_s 10 --seconds 90",),
     ),
 )

@@ -1,6 +1,6 @@
 """The assistant under load: which rate holds, and what a killed worker costs; with the dashboard of that time.
 
-    python experiments/capstone/under_load.py experiments/capstone/service.yaml --out runs/capstone/service
+    python experiments/capstone/under_load.py deploy/serve/documentation.yaml --out runs/capstone/service
 
 Starts the service, climbs stairs of requests a second until the 99th percentile of the whole answers passes 500 ms,
 asks at `--share` of the highest rate that held, and kills the working worker with SIGKILL halfway. With a `prometheus`
