@@ -54,11 +54,18 @@ QUESTIONS = "".join(
 )
 LONG = {
     "02_data/tokenizers",
+    "03_training/learning_rates",
+    "03_training/recipe",
+    "05_architecture/norm_place",
     "06_scaling/grid",
     "06_scaling/learning_rates",
+    "07_improvements/ladder",
+    "07_improvements/positions",
     "09_inference/weight_types",
     "11_multimodal/batch_and_loss",
+    "11_multimodal/locked_tower",
     "11_multimodal/temperature",
+    "12_experts/balance",
     "12_experts/capacity",
 }
 """Tried by `make test-slow`: many variants, or dear ones, of kinds that others try as well."""
