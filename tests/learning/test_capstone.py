@@ -43,6 +43,8 @@ def test_the_short_chain_is_understood_and_touches_nothing_of_the_whole_one(
         for command in stage.typed(short=True):
             assert not set(command.split()) & (own - {"capstone_base"}), command
             check_command(command)
+            if " fit " in command:  # without it, the configuration's own name would be the whole chain's run
+                assert "--run.name capstone_short_" in command
 
 
 def test_quality_is_squads_f1(capstone):
